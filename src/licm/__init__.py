@@ -1,0 +1,60 @@
+"""licm: learning independent causal mechanisms with competing experts.
+
+The public names are loaded when first used, so that `import licm` is quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from licm.competition import Competition, compete
+    from licm.config import Config, load_config, make_config
+    from licm.datasets import Mixture, TrainingData, load_originals, load_training_data, make_mixture
+    from licm.evaluation import evaluate
+    from licm.mechanisms import MECHANISMS, Chain, Mechanism, parse_mechanism, parse_mechanisms
+    from licm.models import Discriminator, Expert, ExpertBank
+    from licm.training import Run, load_run, train
+
+_HOME = {
+    "licm.competition": ["Competition", "compete"],
+    "licm.config": ["Config", "load_config", "make_config"],
+    "licm.datasets": ["Mixture", "TrainingData", "load_originals", "load_training_data", "make_mixture"],
+    "licm.evaluation": ["evaluate"],
+    "licm.mechanisms": ["MECHANISMS", "Chain", "Mechanism", "parse_mechanism", "parse_mechanisms"],
+    "licm.models": ["Discriminator", "Expert", "ExpertBank"],
+    "licm.training": ["Run", "load_run", "train"],
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "MECHANISMS",
+    "Chain",
+    "Competition",
+    "Config",
+    "Discriminator",
+    "Expert",
+    "ExpertBank",
+    "Mechanism",
+    "Mixture",
+    "Run",
+    "TrainingData",
+    "compete",
+    "evaluate",
+    "load_config",
+    "load_originals",
+    "load_run",
+    "load_training_data",
+    "make_config",
+    "make_mixture",
+    "parse_mechanism",
+    "parse_mechanisms",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'licm' has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF[name]), name)

@@ -1,0 +1,184 @@
+"""The run folder: configuration, checkpoint, history; nothing in it is a pickle.
+
+    config.yaml                       the configuration, as it was run
+    run.json                          format, versions, commit, device
+    checkpoint.safetensors            all tensors, and the plain state as JSON in the header
+    checkpoint.previous.safetensors   the one before, used when the newest cannot be read
+    history.jsonl                     one record a line
+
+A checkpoint is written beside its place and moved there in one operation, so that a kill at any moment leaves a
+whole one. Each write keeps the one before.
+"""
+
+import json
+import logging
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from licm.config import Config, from_yaml, to_yaml
+
+FORMAT = 1
+CONFIG, RUN, HISTORY = "config.yaml", "run.json", "history.jsonl"
+CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
+
+logger = logging.getLogger(__name__)
+
+
+def create_run(folder: Path, config: Config) -> None:
+    """Makes a run folder.
+
+    Raises:
+        ValueError: If the folder exists and is not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"run folder {str(folder)!r} exists already; resume it or choose another")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / CONFIG, to_yaml(config))
+    write_text(folder / RUN, json.dumps({"format": FORMAT, **provenance()}, indent=2) + "\n")
+
+
+def read_config(folder: Path) -> Config:
+    """Reads the configuration of a run.
+
+    Raises:
+        ValueError: If the folder is not a run, or was written in another format.
+    """
+    for name in (CONFIG, RUN):
+        if not (folder / name).is_file():
+            raise ValueError(f"{str(folder)!r} is not a run folder: {name} is missing")
+    try:
+        run = json.loads((folder / RUN).read_text())
+    except json.JSONDecodeError:
+        raise ValueError(f"{str(folder / RUN)!r} is not valid JSON") from None
+    found = run.get("format") if isinstance(run, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"{str(folder)!r} has run format {found}, this version reads {FORMAT}")
+    return from_yaml((folder / CONFIG).read_text(), name=str(folder / CONFIG))
+
+
+def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Writes a checkpoint atomically and keeps the one before.
+
+    Args:
+        folder: The run folder.
+        tensors: By name.
+        state: JSON values; floats come back exactly.
+    """
+    new, current, previous = (folder / name for name in (f"{CHECKPOINT}.new", CHECKPOINT, PREVIOUS))
+    try:
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            new,
+            metadata={"state": json.dumps(state)},
+        )
+        with new.open("rb+") as file:
+            os.fsync(file.fileno())
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+    if current.exists():
+        link = folder / f"{PREVIOUS}.new"
+        link.unlink(missing_ok=True)
+        try:
+            os.link(current, link)
+            os.replace(link, previous)
+        except OSError:  # a file system without links: for a moment only the previous one is there
+            os.replace(current, previous)
+    os.replace(new, current)
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads the newest checkpoint that is whole.
+
+    Returns:
+        The tensors by name (on the CPU) and the state.
+
+    Raises:
+        ValueError: If there is none, or none can be read.
+    """
+    found = [folder / name for name in (CHECKPOINT, PREVIOUS) if (folder / name).exists()]
+    if not found:
+        raise ValueError(f"{str(folder)!r} has no checkpoint yet")
+    for path in found:
+        try:
+            with safe_open(path, framework="pt") as file:
+                state = json.loads(file.metadata()["state"])
+                return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("checkpoint %s cannot be read (%s)", path, error)
+    raise ValueError(f"no checkpoint of {str(folder)!r} can be read: {', '.join(p.name for p in found)}")
+
+
+def append_history(folder: Path, record: Mapping[str, Any]) -> None:
+    """Adds one record to the history."""
+    with (folder / HISTORY).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """Reads the history; a last line cut short by a kill is left out."""
+    path = folder / HISTORY
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def cut_history(folder: Path, step: int) -> None:
+    """Drops records later than `step`, which a resumed run will write again."""
+    kept = [record for record in read_history(folder) if record["step"] <= step]
+    write_text(folder / HISTORY, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically."""
+    new = path.with_name(path.name + ".new")
+    try:
+        new.write_text(text, encoding="utf-8")
+        os.replace(new, path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def provenance() -> dict[str, Any]:
+    """Returns the versions, the commit where there is one, the machine class and the thread count."""
+    import licm
+
+    return {
+        "licm": licm.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": _commit(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _commit() -> str | None:
+    here = Path(__file__).resolve()
+    if len(here.parents) < 3 or not (here.parents[2] / ".git").exists():
+        return None  # installed as a package
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=here.parents[2],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,253 @@
+"""The method: experts compete for each image, the winner alone learns, and the discriminator learns from all.
+
+Following Parascandolo, Kilbertus, Rojas-Carulla and Schölkopf (ICML 2018). For a transformed image x' every
+expert E_j gives E_j(x') and the discriminator D scores it; the winner is j* = argmax_j D(E_j(x')). One step:
+
+1. all experts transform the batch, and D as it stands names the winners;
+2. D moves to raise E_P log D(x) + E_Q sum_j w_j log(1 - D(E_j(x'))), with w_j = 1/N' in the paper's
+   objective (3), which losers enter as much as winners;
+3. each expert moves to raise log D(E_j(x')) on the images it won, under the new D. Experts that won nothing do
+   not move at all, and D's parameters get no gradient.
+
+Departures from the paper, each a plain argument: the weights (3'), where the winner's output weighs as much as
+all losers' together; a uniform sample of losers in place of all, with their whole weight; and R1, the penalty
+gamma/2 E_P |grad_x D(x)|^2 on D's logit (Mescheder, Geiger and Nowozin, ICML 2018).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from licm.models import Discriminator, ExpertBank, score_matrix
+
+Objective = Literal["all_experts", "winner_weighted"]
+
+
+def choose_winners(scores: Tensor) -> Tensor:
+    """Returns the expert with the highest score for each image; a tie goes to the first of the tied.
+
+    Args:
+        scores: [N', n], logits or probabilities.
+
+    Returns:
+        int64 [n].
+
+    >>> choose_winners(torch.tensor([[0.1, 0.5], [0.9, 0.5]])).tolist()
+    [1, 0]
+    """
+    is_best = scores == scores.max(dim=0).values
+    return is_best.to(torch.uint8).argmax(dim=0)
+
+
+def output_weights(objective: Objective, num_experts: int) -> tuple[float, float]:
+    """Returns the weight in D's objective of the winner's output and of all losers' outputs together.
+
+    "all_experts" is (3): 1/N' for each expert. "winner_weighted" is (3'): one half for the winner, one half
+    spread evenly over the losers.
+
+    >>> output_weights("all_experts", 4), output_weights("winner_weighted", 4)
+    ((0.25, 0.75), (0.5, 0.5))
+    """
+    if num_experts == 1:
+        return 1.0, 0.0
+    winner = 1 / num_experts if objective == "all_experts" else 0.5
+    return winner, 1 - winner
+
+
+def choose_outputs(
+    winners: Tensor, num_experts: int, objective: Objective, draws: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Chooses which experts' outputs D learns from, with weights whose mean over draws is the objective's.
+
+    Args:
+        winners: int64 [n].
+        num_experts: N'.
+        objective: See `output_weights`.
+        draws: int64 [k, n] in [0, N' - 2], which losers of each image to take, distinct within an image and
+            each loser as likely as another; None takes all. They share the losers' whole weight.
+
+    Returns:
+        The chosen experts, int64 [1 + k, n] with the winner first, and their weights, float [1 + k], sum 1.
+    """
+    if draws is None:
+        draws = torch.arange(num_experts - 1, device=winners.device)[:, None].expand(-1, len(winners))
+    losers = draws + (draws >= winners).long()  # skips the winner
+    of_winner, of_losers = output_weights(objective, num_experts)
+    share = of_losers / len(losers) if len(losers) else 0.0
+    weights = torch.tensor([of_winner] + [share] * len(losers), device=winners.device)
+    return torch.cat([winners[None], losers]), weights
+
+
+def draw_losers(num_images: int, num_experts: int, count: int, generator: Generator) -> Tensor:
+    """Draws `count` of the N' - 1 losers for each image, uniformly without replacement: int64 [count, n]."""
+    return torch.rand(num_experts - 1, num_images, generator=generator).argsort(dim=0)[:count]
+
+
+def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, weights: Tensor) -> Tensor:
+    """Returns minus D's objective, -(E_P log D(x) + E_Q sum_j w_j log(1 - D(E_j(x')))).
+
+    Args:
+        real_logits: [n], D's logits on canonical images.
+        fake_logits: [k, m], on the outputs of k experts for each of m transformed images.
+        weights: [k].
+    """
+    return F.softplus(-real_logits).mean() + (weights[:, None] * F.softplus(fake_logits)).sum(dim=0).mean()
+
+
+def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
+    """Returns E |grad_x D(x)|^2 / 2, differentiable in D's parameters; `images` must require a gradient."""
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return gradient.square().sum() / (2 * len(images))
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one step saw and did.
+
+    Attributes:
+        scores: D's probabilities for every expert's output before the step, [N', n].
+        winners: int64 [n].
+        real_score: Mean probability D gave the canonical images before its step.
+        discriminator_loss: Minus D's objective, without the penalty.
+        expert_loss: Mean over the experts that won of -log D of their winning outputs, under the new D.
+    """
+
+    scores: Tensor
+    winners: Tensor
+    real_score: float
+    discriminator_loss: float
+    expert_loss: float
+
+
+class Competition:
+    """Experts, discriminator and their optimisers.
+
+    Args:
+        bank: The experts.
+        discriminator: D.
+        objective: "all_experts" for (3), "winner_weighted" for (3').
+        loser_samples: How many losers' outputs per image D learns from; None for all.
+        r1_gamma: Weight of the gradient penalty, 0 for none.
+        learning_rate: Adam's, for experts and D.
+        betas: Adam's.
+    """
+
+    def __init__(
+        self,
+        bank: ExpertBank,
+        discriminator: Discriminator,
+        *,
+        objective: Objective = "all_experts",
+        loser_samples: int | None = None,
+        r1_gamma: float = 0.0,
+        learning_rate: float = 1e-3,
+        betas: Sequence[float] = (0.9, 0.999),
+    ) -> None:
+        self.bank = bank
+        self.discriminator = discriminator
+        self.objective: Objective = objective
+        self.loser_samples = loser_samples
+        self.r1_gamma = r1_gamma
+        self.learning_rate = learning_rate
+        # One Adam for all experts: it leaves parameters whose gradient is None, the losers', untouched.
+        adam = {"lr": learning_rate, "betas": tuple(betas), "fused": True}
+        self.expert_optimizer = torch.optim.Adam([{"params": list(e.parameters())} for e in bank], **adam)
+        self.discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), **adam)
+
+    def set_learning_rate_factor(self, factor: float) -> None:
+        """Sets both learning rates to `factor` times the initial one."""
+        for optimizer in (self.expert_optimizer, self.discriminator_optimizer):
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate * factor
+
+    def forget(self, expert: int) -> None:
+        """Drops the optimiser's memory of one expert, whose weights have been replaced."""
+        for parameter in self.bank[expert].parameters():
+            self.expert_optimizer.state.pop(parameter, None)
+
+    def step(self, canonical: Tensor, transformed: Tensor, generator: Generator) -> StepRecord:
+        """Does one update of the discriminator and of the winners.
+
+        Args:
+            canonical: Images from P, [n, c, h, w] in [0, 1].
+            transformed: Images from the mixture Q, [m, c, h, w] in [0, 1].
+            generator: Where a sample of losers is drawn from.
+        """
+        outputs = self._transform(transformed)
+        with torch.no_grad():
+            logits = torch.stack([self.discriminator(output) for output in outputs])
+        winners = choose_winners(logits)
+        d_loss, real_score = self._update_discriminator(canonical, outputs, winners, generator)
+        e_loss = self._update_winners(transformed, outputs, winners)
+        return StepRecord(logits.sigmoid(), winners, real_score, d_loss, e_loss)
+
+    def _transform(self, transformed: Tensor) -> list[Tensor]:
+        """Every expert's output; with the graph only where the winners' update cannot do without.
+
+        Under batch normalisation an output depends on the whole batch, so the winners' gradient needs the
+        graph of the full batch. Without it, the winners alone are transformed again.
+        """
+        self.bank.train()
+        with torch.set_grad_enabled(self.bank[0].uses_batch_statistics):
+            return self.bank(transformed)
+
+    def _update_discriminator(
+        self, canonical: Tensor, outputs: list[Tensor], winners: Tensor, generator: Generator
+    ) -> tuple[float, float]:
+        n, num_experts = len(winners), len(outputs)
+        draws = None
+        if self.loser_samples is not None and self.loser_samples < num_experts - 1:
+            draws = draw_losers(n, num_experts, self.loser_samples, generator).to(winners.device)
+        chosen, weights = choose_outputs(winners, num_experts, self.objective, draws)
+        fakes = torch.stack([output.detach() for output in outputs])[chosen, torch.arange(n)]
+        real = canonical.detach().requires_grad_(self.r1_gamma > 0)
+        real_logits = self.discriminator(real)
+        fake_logits = self.discriminator(fakes.flatten(0, 1)).view(chosen.shape)
+        loss = discriminator_loss(real_logits, fake_logits, weights)
+        total = loss
+        if self.r1_gamma > 0:
+            total = loss + self.r1_gamma * gradient_penalty(real_logits, real)
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        self.discriminator_optimizer.step()
+        return loss.item(), real_logits.detach().sigmoid().mean().item()
+
+    def _update_winners(self, transformed: Tensor, outputs: list[Tensor], winners: Tensor) -> float:
+        wins = {int(j): winners == j for j in winners.unique()}
+        if self.bank[0].uses_batch_statistics:
+            won = [outputs[j][mask] for j, mask in wins.items()]
+        else:
+            won = [self.bank[j](transformed[mask]) for j, mask in wins.items()]
+        self.discriminator.requires_grad_(False)  # the gradient passes through D to the experts
+        losses = F.softplus(-self.discriminator(torch.cat(won)))
+        self.discriminator.requires_grad_(True)
+        loss = torch.stack([own.mean() for own in losses.split([len(output) for output in won])]).sum()
+        self.expert_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.expert_optimizer.step()
+        return loss.item() / len(won)
+
+
+@torch.no_grad()
+def compete(
+    bank: ExpertBank, discriminator: Discriminator, images: Tensor, *, batch_size: int = 256
+) -> tuple[Tensor, Tensor]:
+    """Lets trained experts compete for images, in evaluation mode.
+
+    Args:
+        bank: The experts.
+        discriminator: D.
+        images: [n, c, h, w] in [0, 1].
+        batch_size: Images at a time.
+
+    Returns:
+        D's probabilities [N', n] and the winners, int64 [n].
+    """
+    bank.eval()
+    discriminator.eval()
+    logits = torch.cat([score_matrix(bank, discriminator, b) for b in images.split(batch_size)], dim=1)
+    return logits.sigmoid(), choose_winners(logits)

@@ -1,0 +1,276 @@
+"""The configuration of a run: frozen, validated, one YAML file; presets `paper` and `default`."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from licm.checks import unknown_name
+from licm.mechanisms import parse_mechanisms
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class DataConfig(_Section):
+    """What P and Q are made of."""
+
+    source: str = Field(
+        "embedded", description="embedded, mnist, fashion-mnist, omniglot, or a path to images"
+    )
+    canonical: str | None = Field(None, description="a path to canonical images of one's own")
+    transformed: str | None = Field(None, description="a path to transformed images of one's own")
+    image_size: int | None = Field(None, ge=8, description="pad with black to this size; None: as they are")
+    fresh_mixture: bool = Field(False, description="draw the mechanism of each image anew at each step")
+    mechanism_weights: tuple[float, ...] | None = Field(
+        None, description="relative frequency of each mechanism in the mixture; None: equal"
+    )
+
+
+class ExpertConfig(_Section):
+    """The experts' architecture; see `licm.models.Expert`."""
+
+    width: int = Field(16, ge=1)
+    depth: int = Field(5, ge=2)
+    normalization: Literal["batch", "none"] = "batch"
+    activation: Literal["elu", "leaky_relu"] = "elu"
+    head: Literal["sigmoid", "residual"] = "sigmoid"
+    dilations: tuple[int, ...] | None = None
+    coordinates: bool = False
+
+
+class DiscriminatorConfig(_Section):
+    """The discriminator's architecture; see `licm.models.Discriminator`."""
+
+    widths: tuple[int, ...] = (16, 32, 64)
+    convolutions: int = Field(2, ge=1)
+    hidden: int = Field(1024, ge=1)
+    activation: Literal["elu", "leaky_relu"] = "elu"
+
+
+class IdentityConfig(_Section):
+    """The approximate-identity start; see `licm.identity`."""
+
+    start: Literal["trained", "analytic", "none"] = "trained"
+    tolerance: float = Field(0.002, gt=0)
+    max_steps: int = Field(500, ge=1)
+
+
+class CompetitionConfig(_Section):
+    """The objective; see `licm.competition`."""
+
+    objective: Literal["all_experts", "winner_weighted"] = "winner_weighted"
+    loser_samples: int | None = Field(1, ge=1, description="losers D learns from per image; None: all")
+    r1_gamma: float = Field(1.0, ge=0)
+
+
+class RevivalConfig(_Section):
+    """When a dead expert becomes a copy of an overloaded one; see `licm.revival`."""
+
+    enabled: bool = True
+    every: int = Field(25, ge=1, description="steps between looks")
+    until: float = Field(0.7, ge=0, le=1, description="fraction of the step limit after which no more")
+    dead_below: float = Field(0.25, ge=0, description="win share, in units of 1/N'")
+    overloaded_above: float = Field(1.4, ge=0, description="win share, in units of 1/N'")
+    noise: float = Field(0.02, ge=0, description="relative noise on the copied weights")
+    max_tries: int = Field(2, ge=0, description="per dead expert")
+    trial_steps: int = Field(100, ge=1, description="steps after which a copy is kept or undone")
+
+
+class TrainingConfig(_Section):
+    """The loop."""
+
+    steps: int = Field(500, ge=1, description="the limit")
+    batch_size: int = Field(32, ge=2)
+    learning_rate: float = Field(1e-3, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    decay: bool = Field(True, description="constant, then linear to zero; False: constant to the end")
+    healthy_steps: int = Field(100, ge=1, description="steps of health after which the decay begins")
+    average: float = Field(0.98, ge=0, lt=1, description="decay of the experts' weight average; 0: none")
+    validate_every: int = Field(25, ge=1)
+    validation_images: int = Field(500, ge=1)
+    save_every: int = Field(50, ge=1)
+
+
+class Config(_Section):
+    """One run."""
+
+    preset: str = "default"
+    seed: int = Field(0, ge=0)
+    num_experts: int = Field(10, ge=1)
+    mechanisms: str | tuple[str, ...] = Field("paper", description="a set's name, or mechanisms' notations")
+    data: DataConfig = DataConfig()
+    experts: ExpertConfig = ExpertConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    identity: IdentityConfig = IdentityConfig()
+    competition: CompetitionConfig = CompetitionConfig()
+    revival: RevivalConfig = RevivalConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @field_validator("mechanisms")
+    @classmethod
+    def _mechanisms_are_readable(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not parse_mechanisms(value):
+            raise ValueError("at least one mechanism is needed")
+        return value
+
+
+# What differs from the defaults above. `paper` is the slides' recipe as reconstructed in docs/method.md.
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {
+        "data": {"image_size": 32},
+        "experts": {"width": 32, "activation": "elu"},
+        "discriminator": {"activation": "elu"},
+        "competition": {"objective": "all_experts", "loser_samples": None, "r1_gamma": 0.0},
+        "revival": {"enabled": False},
+        "training": {"steps": 600, "decay": False, "average": 0.0},
+    },
+}
+
+# Keys that `--set` also takes without their section.
+_SHORT_KEYS = {"steps": "training.steps", "batch_size": "training.batch_size"}
+
+
+def make_config(
+    preset: str = "default",
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> Config:
+    """Builds a configuration from a preset and changes to it.
+
+    Args:
+        preset: A name in `PRESETS`.
+        overrides: Dotted keys to values, for example `{"experts.width": 32, "steps": 100}`; applied last.
+        values: Nested sections, as read from a YAML file.
+
+    Raises:
+        ValueError: If a preset, key or value is not valid; names the key and the nearest valid one.
+
+    >>> make_config(overrides={"steps": 7}).training.steps
+    7
+    """
+    if preset not in PRESETS:
+        raise ValueError(unknown_name("preset", preset, PRESETS))
+    merged = _merge({"preset": preset}, PRESETS[preset], values or {})
+    for key, value in (overrides or {}).items():
+        *sections, name = _SHORT_KEYS.get(key, key).split(".")
+        for section in reversed(sections):
+            name, value = section, {name: value}
+        merged = _merge(merged, {name: value})
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise ValueError(_explain(error)) from None
+
+
+def _merge(*mappings: Mapping[str, Any]) -> dict[str, Any]:
+    """Merges nested mappings, later ones first; a value that is not a mapping replaces what was there."""
+    result: dict[str, Any] = {}
+    for mapping in mappings:
+        for key, value in mapping.items():
+            old = result.get(key)
+            both = isinstance(old, Mapping) and isinstance(value, Mapping)
+            result[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def _explain(error: ValidationError) -> str:
+    """Puts pydantic's first complaint in one line."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        valid = _keys_of(path[:-1])
+        close = difflib.get_close_matches(path[-1], [v.rsplit(".", 1)[-1] for v in valid], n=1, cutoff=0.5)
+        everywhere = difflib.get_close_matches(key, list(_all_keys()), n=1, cutoff=0.5)
+        nearest = ".".join([*path[:-1], *close]) if close else "".join(everywhere)
+        hint = f"did you mean {nearest!r}? " if nearest else ""
+        return f"unknown configuration key {key!r}: {hint}Valid here: {', '.join(valid)}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"configuration key {key!r}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
+
+
+def _keys_of(path: Sequence[str]) -> list[str]:
+    model: Any = Config
+    for name in path:
+        model = model.model_fields[name].annotation
+    return [*model.model_fields]
+
+
+def _all_keys() -> Iterable[str]:
+    for name, field in Config.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, _Section):
+            yield from (f"{name}.{inner}" for inner in field.annotation.model_fields)
+        else:
+            yield name
+
+
+def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
+    """Reads `a.b=c` settings; the values are YAML.
+
+    Raises:
+        ValueError: If a setting has no `=` or its value is not YAML.
+
+    >>> parse_overrides(["experts.width=32", "mechanisms=[invert, 'shift(dx=4)']"])
+    {'experts.width': 32, 'mechanisms': ['invert', 'shift(dx=4)']}
+    """
+    overrides = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key.strip():
+            raise ValueError(f"setting {setting!r}: expected KEY=VALUE, for example steps=100")
+        try:
+            overrides[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ValueError(f"setting {setting!r}: the value is not valid YAML") from None
+    return overrides
+
+
+def to_yaml(config: Config) -> str:
+    """Returns the configuration as YAML that `from_yaml` reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def from_yaml(
+    text: str,
+    *,
+    name: str = "configuration",
+    preset: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Config:
+    """Reads a configuration: the file's preset (or `preset`), changed by the file, then by `overrides`.
+
+    Raises:
+        ValueError: If the text is not a YAML mapping or has an invalid key or value.
+    """
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise ValueError(f"{name}: not valid YAML: {problem}") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ValueError(f"{name}: expected sections with keys, got {type(values).__name__}")
+    chosen = preset or values.pop("preset", "default")
+    values.pop("preset", None)
+    return make_config(chosen, values=values, overrides=overrides)
+
+
+def load_config(path: str | Path, **changes: Any) -> Config:
+    """Reads a YAML file; see `from_yaml`.
+
+    Raises:
+        ValueError: If the file cannot be read or is not a valid configuration.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"configuration file {str(path)!r}: cannot be read ({error})") from None
+    return from_yaml(text, name=f"configuration file {str(path)!r}", **changes)

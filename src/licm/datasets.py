@@ -1,0 +1,264 @@
+"""What a run learns from and is judged by: disjoint originals, the fixed mixture Q, and batches of both.
+
+Training receives images only. The number of the mechanism behind each image of the mixture and the hidden
+originals are kept beside them for evaluation.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from licm.mechanisms import parse_mechanisms
+from licm.seeding import generator
+from licm.sources import ImageSet, load_embedded, load_images, load_mnist, load_omniglot
+
+Transformation = Callable[[Tensor, Generator | None], Tensor]
+
+EMBEDDED_SIZES = {"canonical": 10_000, "to_transform": 10_000, "validation": 1_000, "test": 2_000}
+
+
+@dataclass(frozen=True)
+class Originals:
+    """Four disjoint sets of originals; `test` is touched by evaluation alone."""
+
+    canonical: ImageSet
+    to_transform: ImageSet
+    validation: ImageSet
+    test: ImageSet
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Images each under one mechanism.
+
+    Attributes:
+        images: What is seen, x' = M_m(x), float32 [n, c, h, w] in [0, 1].
+        mechanism: m, int64 [n]; for evaluation only.
+        originals: x, float32 [n, c, h, w]; for evaluation only.
+        labels: Class of the original, int64 [n], or None; for evaluation only.
+    """
+
+    images: Tensor
+    mechanism: Tensor
+    originals: Tensor
+    labels: Tensor | None = None
+
+    def select(self, indices: slice | Tensor) -> "Mixture":
+        """Returns the images at `indices`."""
+        labels = None if self.labels is None else self.labels[indices]
+        return Mixture(self.images[indices], self.mechanism[indices], self.originals[indices], labels)
+
+
+def load_originals(source: str, *, seed: int, image_size: int | None = None) -> Originals:
+    """Loads a source and splits it into disjoint originals.
+
+    The embedded set has fixed parts. Of a set with official training and test parts, one 60th of the training
+    part is for validation and halves of the rest are canonical and to be transformed. A set without a test
+    part gives a tenth each to validation and test.
+
+    Args:
+        source: "embedded", "mnist", "fashion-mnist", "omniglot", or the path of images.
+        seed: Decides the split of all but the embedded set.
+        image_size: Pad with black to this height and width; None leaves the size.
+
+    Raises:
+        ValueError: If the source is not understood, too small, or larger than `image_size`.
+    """
+    if source == "embedded":
+        parts = load_embedded()
+    elif source in ("mnist", "fashion-mnist"):
+        train, test = load_mnist(source)
+        parts = {**_split(train, seed, {"validation": len(train) // 60}), "test": test}
+    else:
+        images = load_omniglot() if source == "omniglot" else load_images(source)
+        tenth = len(images) // 10
+        parts = _split(images, seed, {"validation": tenth, "test": tenth})
+    return Originals(**{name: _padded(part, image_size) for name, part in parts.items()})
+
+
+def _split(images: ImageSet, seed: int, sizes: dict[str, int]) -> dict[str, ImageSet]:
+    if min(sizes.values()) < 1:
+        raise ValueError(f"data.source: too few images to split, got {len(images)}")
+    order = torch.randperm(len(images), generator=generator(seed, "split"))
+    parts, start = {}, 0
+    half = (len(images) - sum(sizes.values())) // 2
+    for name, size in {**sizes, "canonical": half, "to_transform": half}.items():
+        parts[name] = images.select(order[start : start + size])
+        start += size
+    return parts
+
+
+def _padded(images: ImageSet, size: int | None) -> ImageSet:
+    height, width = images.images.shape[-2:]
+    if size is None or (height, width) == (size, size):
+        return images
+    if max(height, width) > size:
+        raise ValueError(f"data.image_size: the images are {height}x{width} px, larger than {size}")
+    top, left = (size - height) // 2, (size - width) // 2
+    border = (left, size - width - left, top, size - height - top)
+    return replace(images, images=F.pad(images.images, border))
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Turns uint8 images in 0..255 into float32 in [0, 1]."""
+    return images.float().div_(255)
+
+
+def apply_mechanisms(
+    originals: Tensor, mechanism: Tensor, mechanisms: Sequence[Transformation], draws: Generator
+) -> Tensor:
+    """Applies to each original its mechanism.
+
+    Args:
+        originals: float [n, c, h, w] in [0, 1].
+        mechanism: int64 [n], the index in `mechanisms` for each image.
+        mechanisms: The mechanisms.
+        draws: The source of the mechanisms' randomness.
+    """
+    images = torch.empty_like(originals)
+    for index in mechanism.unique().tolist():
+        chosen = mechanism == index
+        images[chosen] = mechanisms[index](originals[chosen], draws)
+    return images
+
+
+def draw_mechanisms(
+    count: int, num_mechanisms: int, weights: Sequence[float] | None, draws: Generator
+) -> Tensor:
+    """Draws a mechanism for each of `count` images, int64 [count].
+
+    Raises:
+        ValueError: If `weights` are not one non-negative number per mechanism with a positive sum.
+    """
+    if weights is None:
+        return torch.randint(num_mechanisms, (count,), generator=draws)
+    if len(weights) != num_mechanisms or min(weights) < 0 or sum(weights) <= 0:
+        raise ValueError(
+            f"data.mechanism_weights: expected {num_mechanisms} non-negative numbers with a positive sum, "
+            f"got {tuple(weights)}"
+        )
+    return torch.multinomial(torch.tensor(weights).double(), count, replacement=True, generator=draws)
+
+
+def make_mixture(
+    originals: ImageSet,
+    mechanisms: Sequence[Transformation],
+    *,
+    draws: Generator,
+    weights: Sequence[float] | None = None,
+    round_robin: bool = False,
+) -> Mixture:
+    """Puts each original under one mechanism, once.
+
+    Args:
+        originals: The originals.
+        mechanisms: The mechanisms.
+        draws: The source of the assignment and of the mechanisms' randomness.
+        weights: Relative frequencies of the mechanisms; None for equal ones.
+        round_robin: Assign in turn over a random order, so that the counts differ by at most one.
+    """
+    images = to_float(originals.images)
+    if round_robin:
+        mechanism = torch.empty(len(images), dtype=torch.int64)
+        mechanism[torch.randperm(len(images), generator=draws)] = torch.arange(len(images)) % len(mechanisms)
+    else:
+        mechanism = draw_mechanisms(len(images), len(mechanisms), weights, draws)
+    return Mixture(
+        apply_mechanisms(images, mechanism, mechanisms, draws), mechanism, images, originals.labels
+    )
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """All that training may see, and the validation mixture that its monitor reports on.
+
+    Attributes:
+        canonical: Sample of P, float32 [n, c, h, w].
+        transformed: Sample of Q, float32 [m, c, h, w].
+        validation: Monitoring; nothing of it decides anything in training. None for one's own images.
+        redraw: Where the mixture is drawn afresh, (indices, generator) -> images; else None.
+    """
+
+    canonical: Tensor
+    transformed: Tensor
+    validation: Mixture | None = None
+    redraw: Callable[[Tensor, Generator], Tensor] | None = None
+
+    def batch(self, step: int, size: int, *, seed: int) -> tuple[Tensor, Tensor]:
+        """Returns the canonical and the transformed batch of a step, which depend on nothing but (seed, step)."""
+        real = self.canonical[batch_indices(len(self.canonical), size, step, seed, "canonical batches")]
+        indices = batch_indices(len(self.transformed), size, step, seed, "transformed batches")
+        if self.redraw is None:
+            return real, self.transformed[indices]
+        return real, self.redraw(indices, generator(seed, "fresh mixture", step))
+
+
+def batch_indices(count: int, size: int, step: int, seed: int, purpose: str) -> Tensor:
+    """Returns the indices of batch `step` (from 0) when each pass over `count` images is in a fresh order.
+
+    Raises:
+        ValueError: If there are fewer images than a batch.
+    """
+    if count < size:
+        raise ValueError(f"batch_size: {size} is more than the {count} images of the {purpose}")
+    epoch, position = divmod(step, count // size)
+    return _order(count, seed, purpose, epoch)[position * size : (position + 1) * size]
+
+
+@lru_cache(maxsize=8)
+def _order(count: int, seed: int, purpose: str, epoch: int) -> Tensor:
+    return torch.randperm(count, generator=generator(seed, purpose, epoch))
+
+
+def load_training_data(
+    *,
+    source: str,
+    mechanisms: str | Sequence[str],
+    seed: int,
+    image_size: int | None = None,
+    fresh_mixture: bool = False,
+    mechanism_weights: Sequence[float] | None = None,
+    canonical: str | None = None,
+    transformed: str | None = None,
+) -> TrainingData:
+    """Loads what a run trains on: a source under known mechanisms, or one's own two folders.
+
+    Raises:
+        ValueError: If only one of `canonical` and `transformed` is given, their images differ in shape, or a
+            source cannot be read.
+    """
+    if (canonical is None) != (transformed is None):
+        raise ValueError("data: canonical and transformed go together, got only one of them")
+    if canonical is not None and transformed is not None:
+        real, fake = (_padded(load_images(path), image_size).images for path in (canonical, transformed))
+        if real.shape[1:] != fake.shape[1:]:
+            raise ValueError(
+                f"data.transformed: images [c, h, w] are {tuple(fake.shape[1:])}, "
+                f"those of data.canonical {tuple(real.shape[1:])}"
+            )
+        return TrainingData(to_float(real), to_float(fake))
+    originals = load_originals(source, seed=seed, image_size=image_size)
+    chosen = parse_mechanisms(mechanisms)
+    mixture = make_mixture(
+        originals.to_transform, chosen, draws=generator(seed, "mixture"), weights=mechanism_weights
+    )
+
+    def redraw(indices: Tensor, draws: Generator) -> Tensor:
+        drawn = draw_mechanisms(len(indices), len(chosen), mechanism_weights, draws)
+        return apply_mechanisms(mixture.originals[indices], drawn, chosen, draws)
+
+    return TrainingData(
+        canonical=to_float(originals.canonical.images),
+        transformed=mixture.images,
+        validation=evaluation_mixture(originals.validation, chosen),
+        redraw=redraw if fresh_mixture else None,
+    )
+
+
+def evaluation_mixture(originals: ImageSet, mechanisms: Sequence[Transformation]) -> Mixture:
+    """Puts originals under mechanisms in turn, by a fixed seed: the same for all models and runs."""
+    return make_mixture(originals, mechanisms, draws=generator(0, "evaluation mixture"), round_robin=True)

@@ -1,0 +1,84 @@
+"""Label-free health: what can be said of a competition without knowing the mechanisms.
+
+The discriminator's score of a perfect restoration is not 1/2 but depends on the objective and on how good the
+losers look, so scores are read relative to D's score of canonical images.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from licm.competition import StepRecord
+
+HEALTHY_MARGIN = 0.15
+"""Relative winner margin from which experts count as told apart; see docs/ablation.md."""
+
+
+@dataclass
+class Health:
+    """Moving averages over training batches, and for how long they have looked healthy.
+
+    Attributes:
+        win_share: Share of images each expert wins, [N'], sum 1.
+        winning_score: Mean score of each expert's winning outputs over D's score of canonical images, [N'].
+        margin: Mean gap between best and second-best score over D's score of canonical images.
+        healthy_steps: Consecutive steps of health up to now.
+    """
+
+    win_share: Tensor
+    winning_score: Tensor
+    margin: float = 0.0
+    healthy_steps: int = 0
+    decay: float = 0.98
+
+    @classmethod
+    def start(cls, num_experts: int) -> "Health":
+        """Returns the state before the first step: even shares, no scores."""
+        return cls(torch.full((num_experts,), 1 / num_experts), torch.zeros(num_experts))
+
+    def update(self, record: StepRecord) -> None:
+        """Takes in one step."""
+        scores, winners = record.scores.cpu() / max(record.real_score, 1e-6), record.winners.cpu()
+        wins = torch.bincount(winners, minlength=len(scores)).float()
+        best = scores.gather(0, winners[None])[0]
+        self.win_share = torch.lerp(wins / wins.sum(), self.win_share, self.decay)
+        mean_score = torch.zeros(len(scores)).index_add_(0, winners, best) / wins.clamp(min=1)
+        # An expert's score moves with the evidence: by its own wins, not by time.
+        pull = 1 - self.decay ** (wins * len(scores) / wins.sum())
+        self.winning_score = torch.lerp(self.winning_score, mean_score, pull)
+        if len(scores) > 1:
+            top = scores.topk(2, dim=0).values
+            self.margin += (1 - self.decay) * ((top[0] - top[1]).mean().item() - self.margin)
+
+    def judge(self, *, given_up: Tensor, dead_below: float, overloaded_above: float) -> bool:
+        """Counts the step as healthy or not: told apart, no expert dead or overloaded.
+
+        Args:
+            given_up: bool [N'], experts that may stay dead because their revivals did not help; while there
+                are any, overload is not held against the others.
+            dead_below: Win share in units of 1/N' below which an expert is dead.
+            overloaded_above: Win share in units of 1/N' above which an expert is overloaded.
+        """
+        share = self.win_share * len(self.win_share)
+        alive = bool(((share >= dead_below) | given_up).all())
+        even = bool(given_up.any()) or bool((share <= overloaded_above).all())
+        apart = self.margin >= HEALTHY_MARGIN or len(share) == 1
+        self.healthy_steps = self.healthy_steps + 1 if alive and even and apart else 0
+        return self.healthy_steps > 0
+
+    def state(self) -> dict[str, Any]:
+        """Returns what `restore` needs, as plain numbers and lists (floats survive JSON exactly)."""
+        return {
+            "win_share": self.win_share.tolist(),
+            "winning_score": self.winning_score.tolist(),
+            "margin": self.margin,
+            "healthy_steps": self.healthy_steps,
+        }
+
+    @classmethod
+    def restore(cls, state: dict[str, Any]) -> "Health":
+        """Returns the health that `state` was taken from."""
+        tensors = {name: torch.tensor(state[name]) for name in ("win_share", "winning_score")}
+        return cls(**tensors, margin=state["margin"], healthy_steps=state["healthy_steps"])

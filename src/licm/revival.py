@@ -1,0 +1,173 @@
+"""Revival: a dead expert starts again as a copy of an overloaded one.
+
+An expert that never wins never learns, so without help it stays dead while another owns two mechanisms. The
+copy, with a little noise on its weights, and the overloaded expert then compete for those mechanisms and
+usually split them. Where there is nothing to split (more experts than mechanisms) the copy does not help: each
+copy is on trial, undone when the winning score of the pair has not risen, and an expert is tried only so often.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from licm.competition import Competition
+from licm.health import Health
+from licm.models import ExpertBank
+from licm.seeding import generator
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A copy on trial.
+
+    Attributes:
+        revived: The expert that became a copy.
+        donor: The expert it is a copy of.
+        step: When.
+        score_before: The donor's winning score then, relative to D's score of canonical images.
+        former: The revived expert's weights before, by state-dict key.
+    """
+
+    revived: int
+    donor: int
+    step: int
+    score_before: float
+    former: dict[str, Tensor]
+
+
+@dataclass
+class Revival:
+    """The rule and its state: tries per expert and the trials under way."""
+
+    num_experts: int
+    seed: int
+    every: int = 25
+    dead_below: float = 0.25
+    overloaded_above: float = 1.4
+    noise: float = 0.02
+    max_tries: int = 2
+    trial_steps: int = 100
+    tries: Tensor = field(init=False)
+    trials: list[Trial] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.tries = torch.zeros(self.num_experts, dtype=torch.int64)
+
+    def given_up(self) -> Tensor:
+        """Returns which experts have no try and no trial left, bool [N']."""
+        given_up = self.tries >= self.max_tries
+        for trial in self.trials:
+            given_up[trial.revived] = False
+        return given_up
+
+    def step(
+        self,
+        step: int,
+        competition: Competition,
+        banks: list[ExpertBank],
+        health: Health,
+        *,
+        may_revive: bool,
+    ) -> list[dict[str, Any]]:
+        """Ends the trials that are due and begins at most one.
+
+        Args:
+            step: The number of steps done.
+            competition: Its optimiser forgets what it knew of experts whose weights are replaced.
+            banks: The experts and, where kept, their weight average; all are changed in place.
+            health: Win shares and winning scores; changed where experts split or rejoin.
+            may_revive: Whether new trials may begin.
+
+        Returns:
+            What happened, one record per event.
+        """
+        events = []
+        for trial in [t for t in self.trials if step - t.step >= self.trial_steps]:
+            self.trials.remove(trial)
+            events.append(self._end(trial, competition, banks, health))
+        if may_revive and step % self.every == 0:
+            pair = self._choose(health)
+            if pair is not None:
+                events.append(self._begin(step, *pair, competition, banks, health))
+        return events
+
+    def _choose(self, health: Health) -> tuple[int, int] | None:
+        """Returns the most dead expert with tries left and the most overloaded, neither on trial, or None."""
+        share = health.win_share * self.num_experts
+        busy = torch.zeros(self.num_experts, dtype=torch.bool)
+        for trial in self.trials:
+            busy[[trial.revived, trial.donor]] = True
+        dead = (share < self.dead_below) & (self.tries < self.max_tries) & ~busy
+        overloaded = (share > self.overloaded_above) & ~busy
+        if not (dead.any() and overloaded.any()):
+            return None
+        lowest = torch.where(dead, share, torch.inf).argmin()
+        highest = torch.where(overloaded, share, -torch.inf).argmax()
+        return int(lowest), int(highest)
+
+    def _begin(
+        self,
+        step: int,
+        revived: int,
+        donor: int,
+        competition: Competition,
+        banks: list[ExpertBank],
+        health: Health,
+    ) -> dict[str, Any]:
+        former = {key: value.clone() for key, value in banks[0][revived].state_dict().items()}
+        trial = Trial(revived, donor, step, health.winning_score[donor].item(), former)
+        self.trials.append(trial)
+        self.tries[revived] += 1
+        draws = generator(self.seed, "revival noise", step)
+        with torch.no_grad():
+            banks[0][revived].load_state_dict(banks[0][donor].state_dict())
+            for parameter in banks[0][revived].parameters():
+                size = self.noise * parameter.square().mean().sqrt()
+                parameter += size * torch.randn(parameter.shape, generator=draws).to(parameter)
+        for bank in banks[1:]:
+            bank[revived].load_state_dict(banks[0][revived].state_dict())
+        competition.forget(revived)
+        health.win_share[[revived, donor]] = health.win_share[[revived, donor]].mean()
+        health.winning_score[revived] = health.winning_score[donor]
+        return {"event": "revived", "expert": revived, "donor": donor, "try": int(self.tries[revived])}
+
+    def _end(
+        self, trial: Trial, competition: Competition, banks: list[ExpertBank], health: Health
+    ) -> dict[str, Any]:
+        pair = [trial.revived, trial.donor]
+        share = health.win_share[pair]
+        score_after = ((share * health.winning_score[pair]).sum() / share.sum().clamp(min=1e-12)).item()
+        event = {"expert": trial.revived, "donor": trial.donor}
+        event |= {"score_before": trial.score_before, "score_after": score_after}
+        if score_after > trial.score_before:
+            return {"event": "revival kept", **event}
+        if share[0] > share[1]:  # the copy took over: what it learnt stays, as the donor
+            for bank in banks:
+                bank[trial.donor].load_state_dict(bank[trial.revived].state_dict())
+            competition.forget(trial.donor)
+        for bank in banks:
+            bank[trial.revived].load_state_dict(trial.former)
+        competition.forget(trial.revived)
+        health.win_share[trial.donor] = share.sum()
+        health.win_share[trial.revived] = 0.0
+        return {"event": "revival undone", **event}
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Returns what `restore` needs: plain values, and tensors by name."""
+        trials = [
+            {"revived": t.revived, "donor": t.donor, "step": t.step, "score_before": t.score_before}
+            for t in self.trials
+        ]
+        tensors = {f"{t.revived}.{key}": value for t in self.trials for key, value in t.former.items()}
+        return {"tries": self.tries.tolist(), "trials": trials}, tensors
+
+    def restore(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Puts back what `state` returned."""
+        self.tries = torch.tensor(values["tries"], dtype=torch.int64)
+        self.trials = []
+        for trial in values["trials"]:
+            prefix = f"{trial['revived']}."
+            former = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            self.trials.append(Trial(**trial, former=former))

@@ -1,0 +1,399 @@
+"""Where images come from: the embedded MNIST subset, IDX files, Omniglot, folders of images and `.npz` files.
+
+Every source gives an `ImageSet` of 8-bit images; scaling to [0, 1] and the transformations come later. Known
+data sets are looked for under the folder that `LICM_DATA_DIR` names, and downloaded if they are not there.
+"""
+
+import gzip
+import hashlib
+import io
+import logging
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import pooch
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from licm.checks import unknown_name
+
+MIRRORS = {  # the file's name is appended; IDX files as `.gz`
+    "mnist": (
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    ),
+    "fashion-mnist": (
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+    ),
+    "omniglot": ("https://raw.githubusercontent.com/brendenlake/omniglot/master/python/",),
+}
+FOLDERS = {  # where an existing copy may lie: under LICM_DATA_DIR or, if absolute, where Debian puts it
+    "mnist": ("mnist", "MNIST/raw", "."),
+    "fashion-mnist": ("fashion-mnist", "FashionMNIST/raw", "/usr/share/datasets/fashion-mnist"),
+    "omniglot": ("omniglot", "."),
+}
+OMNIGLOT_FILE = "images_background_small1.zip"
+SHA256 = {  # of the unpacked IDX files, as gzip copies differ from mirror to mirror; of the zip as it is
+    "mnist": {
+        "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    },
+    "fashion-mnist": {  # computed from Debian's dataset-fashion-mnist 0.0~git20200523.55506a9-1
+        "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    },
+    "omniglot": {OMNIGLOT_FILE: "f38eb80f801274ac2b4dff5b24289016bfaba4a7d5bb50deebf27104ad6cb8a4"},
+}
+IDX_FILES = tuple(SHA256["mnist"])
+EMBEDDED_FILE = Path(__file__).parent / "data" / "mnist_embedded.npz"
+EMBEDDED_SHA256 = "311adea4e867ddb48abe08b85fff55b1227a13bf13878f2956e5b9706b49b4c8"  # by `checksum_arrays`
+EMBEDDED_PARTS = ("canonical", "to_transform", "validation", "test")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images of one size, with labels where they are known.
+
+    Attributes:
+        images: Tensor [n, c, h, w], uint8 in 0..255.
+        labels: Tensor [n], int64, or None.
+        label_names: What each label stands for, or None.
+    """
+
+    images: Tensor
+    labels: Tensor | None = None
+    label_names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ValueError(f"images: expected uint8 [n, c, h, w], got {images.dtype} {list(images.shape)}")
+        if labels is not None and (labels.dtype != torch.int64 or labels.shape != images.shape[:1]):
+            raise ValueError(f"labels: expected int64 [{len(self)}], got {labels.dtype} {list(labels.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def select(self, indices: Tensor | Sequence[int]) -> "ImageSet":
+        """Returns the images, and labels, at `indices` [k], in that order."""
+        index = torch.as_tensor(indices)
+        labels = None if self.labels is None else self.labels[index]
+        return ImageSet(self.images[index], labels, self.label_names)
+
+
+def checksum_arrays(arrays: Mapping[str, np.ndarray]) -> str:
+    """Returns the sha256 over the name, shape and bytes of each array, in the order of their names.
+
+    >>> checksum_arrays({"a": np.zeros(2)}) == checksum_arrays({"a": np.zeros((1, 2))})
+    False
+    """
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].shape}\n".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return digest.hexdigest()
+
+
+def load_embedded() -> dict[str, ImageSet]:
+    """Loads the MNIST subset that comes with the package.
+
+    Returns:
+        `canonical` (10,000), `to_transform` (10,000) and `validation` (1,000), disjoint originals of MNIST's
+        training set, and `test` (2,000) of its test set: images [n, 1, 28, 28] with labels.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    arrays = _read_npz(EMBEDDED_FILE)
+    if (got := checksum_arrays(arrays)) != EMBEDDED_SHA256:
+        raise ValueError(f"{EMBEDDED_FILE}: expected arrays with sha256 {EMBEDDED_SHA256}, got {got}")
+    return {name: _image_set(arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in EMBEDDED_PARTS}
+
+
+def read_idx(path: str | Path) -> np.ndarray:
+    """Reads one IDX file of unsigned bytes, plain or gzip.
+
+    Returns:
+        Array uint8 of the shape that the file states.
+
+    Raises:
+        ValueError: If the file is missing, damaged, truncated, empty or not an IDX file of unsigned bytes.
+    """
+    return _parse_idx(_read_content(path), path)
+
+
+def load_idx_folder(folder: str | Path, *, sha256: dict[str, str] | None = None) -> tuple[ImageSet, ImageSet]:
+    """Loads the four standard IDX files of MNIST or of a data set in its form.
+
+    Args:
+        folder: Holds the files, plain or `.gz`, itself or in `raw`, `mnist`, `MNIST/raw`, `fashion-mnist` or
+            `FashionMNIST/raw`; the first place with all four counts.
+        sha256: What each file's unpacked content must hash to, by standard name, or None for anything.
+
+    Returns:
+        The training set and the test set, with labels.
+
+    Raises:
+        ValueError: If files are missing or damaged, or if images and labels do not fit each other.
+    """
+    for place in (".", "raw", "mnist", "MNIST/raw", "fashion-mnist", "FashionMNIST/raw"):
+        files = [path for name in IDX_FILES if (path := _find_file(Path(folder, place), name))]
+        if len(files) == len(IDX_FILES):
+            break
+    else:
+        raise ValueError(f"{folder}: expected {', '.join(IDX_FILES)}, plain or .gz; not all are there")
+    contents = [_read_content(path, (sha256 or {}).get(name)) for name, path in zip(IDX_FILES, files)]
+    arrays = [_parse_idx(content, path) for content, path in zip(contents, files)]
+    try:
+        return _image_set(*arrays[:2]), _image_set(*arrays[2:])
+    except ValueError as error:
+        raise ValueError(f"{files[0].parent}: {error}") from error
+
+
+def load_mnist(name: str = "mnist") -> tuple[ImageSet, ImageSet]:
+    """Loads the full MNIST or Fashion-MNIST: an existing copy (see `FOLDERS`), else downloaded into a cache.
+
+    Args:
+        name: `mnist` or `fashion-mnist`.
+
+    Returns:
+        The training set (60,000) and the test set (10,000), images [n, 1, 28, 28] with labels.
+
+    Raises:
+        ValueError: If the name is unknown or an existing copy is not the official one.
+        ConnectionError: If no mirror gives the official files.
+    """
+    if name not in ("mnist", "fashion-mnist"):
+        raise ValueError(unknown_name("data set", name, ("mnist", "fashion-mnist")))
+    arrays = [_parse_idx(_obtain(name, file), file) for file in IDX_FILES]
+    return _image_set(*arrays[:2]), _image_set(*arrays[2:])
+
+
+def load_omniglot(path: str | Path | None = None) -> ImageSet:
+    """Loads Omniglot in MNIST's form: ink bright, 20x20 centred in 28x28, each image's maximum 255.
+
+    Args:
+        path: A zip of `.../alphabet/character/drawing.png`, 105x105, ink black on white; or None for
+            Omniglot's five alphabets in `images_background_small1.zip`, an existing copy or downloaded.
+
+    Returns:
+        Images [n, 1, 28, 28] in the order of their names; the alphabets are the labels.
+
+    Raises:
+        ValueError: If the zip is damaged or not of that form.
+        ConnectionError: If it has to be downloaded and no mirror gives it.
+    """
+    content = _obtain("omniglot", OMNIGLOT_FILE) if path is None else _read_content(path)
+    path = path or OMNIGLOT_FILE
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(content))
+    except Exception as error:  # zipfile raises many kinds for damaged files
+        _refuse(path, error)
+    entries = sorted(name for name in archive.namelist() if name.endswith(".png") and name.count("/") >= 2)
+    if not entries:
+        raise ValueError(f"{path}: expected .../alphabet/character/drawing.png in the zip, got none")
+    before = np.clip(
+        np.linspace(0, 105, 21)[:, None] - np.arange(105), 0, 1
+    )  # [21, 105]: share before edge i
+    shares = np.diff(before, axis=0) / (105 / 20)  # [20, 105]: exact area weights
+    images = np.zeros((len(entries), 1, 28, 28), np.uint8)
+    for image, entry in zip(images, entries):
+        try:
+            ink = 255.0 - np.asarray(Image.open(io.BytesIO(archive.read(entry))).convert("L"))
+        except Exception as error:  # zipfile and Pillow raise many kinds for damaged files
+            _refuse(f"{path}: {entry}", error)
+        if ink.shape != (105, 105) or not ink.any():
+            raise ValueError(f"{path}: {entry}: expected 105x105 with ink, got {ink.shape}, {ink.max():g}")
+        small = shares @ ink @ shares.T
+        image[0, 4:24, 4:24] = np.rint(small * (255 / small.max()))
+    names, labels = np.unique([entry.split("/")[-3] for entry in entries], return_inverse=True)
+    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), tuple(names.tolist()))
+
+
+def load_image_folder(folder: str | Path, *, channels: int | None = None) -> ImageSet:
+    """Loads the 8-bit PNG, JPEG, BMP, TIFF and WebP images in a folder and its subfolders.
+
+    Args:
+        folder: All its images must have the same size; hidden files and folders are passed over.
+        channels: 1 converts to grey, 3 to colour; None is 1 if all images are grey, else 3.
+
+    Returns:
+        Images [n, channels, h, w] in the order of their names (the path within the folder); no labels.
+
+    Raises:
+        ValueError: If the folder or an image cannot be read, or there is none, or the sizes differ.
+    """
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels: expected 1, 3 or None, got {channels!r}")
+    folder = Path(folder)
+    walk = os.walk(folder, onerror=lambda error: _refuse(folder, error))
+    names = sorted(Path(at, name).relative_to(folder).as_posix() for at, _, found in walk for name in found)
+    paths = [folder / n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and "/." not in f"/{n}"]
+    if not paths:
+        raise ValueError(f"{folder}: expected images ({' '.join(IMAGE_SUFFIXES)}), got a folder with none")
+    images = [_read_image(path) for path in paths]
+    sizes = [f"{image.width}x{image.height}" for image in images]
+    for path, size in zip(paths, sizes):
+        if size != sizes[0]:
+            raise ValueError(
+                f"expected images of one size, got {sizes[0]} in {paths[0]} and {size} in {path}"
+            )
+    grey = channels == 1 or (channels is None and all(image.mode == "L" for image in images))
+    array = np.stack([np.asarray(image.convert("L" if grey else "RGB")) for image in images])
+    return _image_set(array if grey else array.transpose(0, 3, 1, 2).copy())
+
+
+def load_npz(path: str | Path) -> ImageSet:
+    """Loads images, and labels if there are any, from a NumPy `.npz` file.
+
+    Args:
+        path: The file, with `images` [n, h, w] or [n, c, h, w] of 1 or 3 channels, uint8 or floating-point in
+            [0, 1] (rounded to 8 bits), and optionally integer `labels` [n].
+
+    Returns:
+        Images [n, c, h, w] with the labels.
+
+    Raises:
+        ValueError: If the file is missing or damaged, or its arrays are not as described.
+    """
+    arrays = _read_npz(path)
+    images, labels = arrays.get("images"), arrays.get("labels")
+    if images is None:
+        raise ValueError(f"{path}: expected an array 'images', got {sorted(arrays)}")
+    shape = list(images.shape)
+    if len(shape) not in (3, 4) or 0 in shape or (len(shape) == 4 and shape[1] not in (1, 3)):
+        raise ValueError(f"{path}: images: expected [n, h, w] or [n, 1 or 3, h, w], not empty, got {shape}")
+    if np.issubdtype(images.dtype, np.floating):
+        low, high = images.min(), images.max()
+        if not (low >= 0 and high <= 1):  # also true of NaN
+            raise ValueError(f"{path}: images: expected values in [0, 1], got from {low:g} to {high:g}")
+        images = np.rint(images.astype(np.float32) * 255).astype(np.uint8)
+    if images.dtype != np.uint8:
+        raise ValueError(f"{path}: images: expected uint8 or floating-point, got {images.dtype}")
+    if labels is not None and (labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]):
+        raise ValueError(f"{path}: expected {len(images)} integer labels, got {labels.dtype} {labels.shape}")
+    return _image_set(images, labels)
+
+
+def load_images(path: str | Path) -> ImageSet:
+    """Loads images from a folder of images, a `.npz` file or an IDX file, whichever `path` is.
+
+    Raises:
+        ValueError: If it is none of these, or its loader refuses it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return load_image_folder(path)
+    if path.suffix == ".npz":
+        return load_npz(path)
+    content = _read_content(path)
+    if content[:4] != b"\0\0\x08\x03":
+        raise ValueError(f"{path}: expected a folder of images, a .npz or an IDX file of images, got neither")
+    return _image_set(_parse_idx(content, path))
+
+
+def _obtain(name: str, file: str) -> bytes:
+    """Returns the verified content of a file of the data set `name`: existing, cached or downloaded."""
+    base = os.environ.get("LICM_DATA_DIR")
+    if base and not Path(base).is_dir():
+        raise ValueError(f"LICM_DATA_DIR: expected an existing folder, got {base!r}")
+    places = [Path(base or "", place) for place in FOLDERS[name] if base or os.path.isabs(place)]
+    cache = Path(pooch.os_cache("licm"), name)
+    sha256 = SHA256[name][file]
+    for folder in (*places, cache):
+        if path := _find_file(folder, file):
+            return _read_content(path, sha256)
+    cache.mkdir(parents=True, exist_ok=True)
+    packed = file if file.endswith(".zip") else f"{file}.gz"
+    problems = []
+    with tempfile.TemporaryDirectory(dir=cache) as fresh:  # wrong content never enters the cache
+        for url in (mirror + packed for mirror in MIRRORS[name]):
+            logging.getLogger(__name__).info("downloading %s", url)
+            try:
+                pooch.HTTPDownloader(chunk_size=1 << 16)(url, f"{fresh}/{packed}", None)
+                content = _read_content(f"{fresh}/{packed}", sha256)
+            except OSError as error:
+                problems.append(f"{url} ({type(error).__name__})")
+            except ValueError:
+                problems.append(f"{url} (wrong content)")
+            else:
+                os.replace(f"{fresh}/{packed}", cache / packed)
+                return content
+    told = f"LICM_DATA_DIR can name a folder that has it; tried {', '.join(problems)}"
+    raise ConnectionError(f"{name}: no mirror gave {file}; {told}")
+
+
+def _find_file(folder: Path, name: str) -> Path | None:
+    return next((path for path in (folder / f"{name}.gz", folder / name) if path.is_file()), None)
+
+
+def _read_content(path: str | Path, sha256: str | None = None) -> bytes:
+    """Returns what is in a file, unpacked if it is gzip, and verified if there is a hash."""
+    try:
+        content = Path(path).read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+    except Exception as error:  # gzip raises many kinds for damaged files
+        _refuse(path, error)
+    if sha256 is not None and (got := hashlib.sha256(content).hexdigest()) != sha256:
+        raise ValueError(f"{path}: expected unpacked content with sha256 {sha256}, got {got}")
+    return content
+
+
+def _parse_idx(content: bytes, name: str | Path) -> np.ndarray:
+    start = 4 + 4 * content[3] if len(content) > 3 else 4
+    if content[:3] != b"\0\0\x08" or not 8 <= start <= len(content):
+        got = content[:20].hex() or "nothing"
+        raise ValueError(f"{name}: expected the header of an IDX file of bytes, 000008.., got {got}")
+    shape, size = np.frombuffer(content[4:start], ">u4").tolist(), len(content) - start
+    if size != prod(shape) or size == 0 or len(shape) > 4:
+        raise ValueError(f"{name}: expected {prod(shape)} bytes for 1 to 4 sizes {shape}, got {size}")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
+
+
+def _read_image(path: Path) -> Image.Image:
+    """Returns one still, opaque 8-bit image in mode L or RGB."""
+    try:
+        with Image.open(path) as file:
+            frames = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)  # MPO: a JPEG with previews
+            image = ImageOps.exif_transpose(file)
+        usable = image.mode in ("1", "L", "LA", "P", "RGB", "RGBA") and frames == 1
+        usable = usable and image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        _refuse(path, error)
+    if not usable:
+        raise ValueError(f"{path}: expected an opaque 8-bit image, got mode {image.mode}, {frames} frame(s)")
+    return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+
+
+def _read_npz(path: str | Path) -> dict[str, np.ndarray]:
+    try:
+        with open(path, "rb") as raw, np.lib.npyio.NpzFile(raw) as file:  # np.load would also take .npy
+            return dict(file)
+    except Exception as error:  # NumPy and zipfile raise many kinds for damaged files
+        _refuse(path, error)
+
+
+def _image_set(images: np.ndarray, labels: np.ndarray | None = None) -> ImageSet:
+    """Makes an `ImageSet` of uint8 images [n, h, w] or [n, c, h, w] and integer labels."""
+    tensor = torch.from_numpy(images if images.ndim == 4 else images[:, None])
+    return ImageSet(tensor, None if labels is None else torch.from_numpy(labels.astype(np.int64)))
+
+
+def _refuse(name: str | Path, error: Exception) -> NoReturn:
+    """Raises the one-line error for a file that cannot be read."""
+    raise ValueError(f"{name}: expected a readable file, got {error!r}") from error

@@ -53,9 +53,7 @@ def build_arrays(folder: str | Path) -> dict[str, np.ndarray]:
 
 def main() -> int:
     """Writes the file and prints its checksum; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description="Draw the embedded MNIST subset from the original IDX files."
-    )
+    parser = argparse.ArgumentParser(description="Draw the embedded MNIST subset from the original IDX files.")
     parser.add_argument("folder", nargs="?", default=os.environ.get("LICM_DATA_DIR"), help="IDX files")
     parser.add_argument("--out", type=Path, default=EMBEDDED_FILE)
     arguments = parser.parse_args()
@@ -64,7 +62,8 @@ def main() -> int:
     try:
         arrays = build_arrays(arguments.folder)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(arguments.out, **arrays)
+        with arguments.out.open("wb") as file:  # given a name, NumPy may append a suffix
+            np.savez_compressed(file, **arrays)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -14,8 +14,8 @@ all losers' together; a uniform sample of losers in place of all, with their who
 gamma/2 E_P |grad_x D(x)|^2 on D's logit (Mescheder, Geiger and Nowozin, ICML 2018).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -145,7 +145,7 @@ class Competition:
         loser_samples: int | None = None,
         r1_gamma: float = 0.0,
         learning_rate: float = 1e-3,
-        betas: Sequence[float] = (0.9, 0.999),
+        betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
         self.bank = bank
         self.discriminator = discriminator
@@ -154,9 +154,9 @@ class Competition:
         self.r1_gamma = r1_gamma
         self.learning_rate = learning_rate
         # One Adam for all experts: it leaves parameters whose gradient is None, the losers', untouched.
-        adam = {"lr": learning_rate, "betas": tuple(betas), "fused": True}
-        self.expert_optimizer = torch.optim.Adam([{"params": list(e.parameters())} for e in bank], **adam)
-        self.discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), **adam)
+        adam = partial(torch.optim.Adam, lr=learning_rate, betas=betas, fused=True)
+        self.expert_optimizer = adam([{"params": list(expert.parameters())} for expert in bank])
+        self.discriminator_optimizer = adam(discriminator.parameters())
 
     def set_learning_rate_factor(self, factor: float) -> None:
         """Sets both learning rates to `factor` times the initial one."""

@@ -19,9 +19,7 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """What P and Q are made of."""
 
-    source: str = Field(
-        "embedded", description="embedded, mnist, fashion-mnist, omniglot, or a path to images"
-    )
+    source: str = Field("embedded", description="embedded, mnist, fashion-mnist, omniglot, or a path to images")
     canonical: str | None = Field(None, description="a path to canonical images of one's own")
     transformed: str | None = Field(None, description="a path to transformed images of one's own")
     image_size: int | None = Field(None, ge=8, description="pad with black to this size; None: as they are")

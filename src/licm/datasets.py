@@ -126,9 +126,7 @@ def apply_mechanisms(
     return images
 
 
-def draw_mechanisms(
-    count: int, num_mechanisms: int, weights: Sequence[float] | None, draws: Generator
-) -> Tensor:
+def draw_mechanisms(count: int, num_mechanisms: int, weights: Sequence[float] | None, draws: Generator) -> Tensor:
     """Draws a mechanism for each of `count` images, int64 [count].
 
     Raises:
@@ -167,9 +165,7 @@ def make_mixture(
         mechanism[torch.randperm(len(images), generator=draws)] = torch.arange(len(images)) % len(mechanisms)
     else:
         mechanism = draw_mechanisms(len(images), len(mechanisms), weights, draws)
-    return Mixture(
-        apply_mechanisms(images, mechanism, mechanisms, draws), mechanism, images, originals.labels
-    )
+    return Mixture(apply_mechanisms(images, mechanism, mechanisms, draws), mechanism, images, originals.labels)
 
 
 @dataclass(frozen=True)
@@ -243,9 +239,7 @@ def load_training_data(
         return TrainingData(to_float(real), to_float(fake))
     originals = load_originals(source, seed=seed, image_size=image_size)
     chosen = parse_mechanisms(mechanisms)
-    mixture = make_mixture(
-        originals.to_transform, chosen, draws=generator(seed, "mixture"), weights=mechanism_weights
-    )
+    mixture = make_mixture(originals.to_transform, chosen, draws=generator(seed, "mixture"), weights=mechanism_weights)
 
     def redraw(indices: Tensor, draws: Generator) -> Tensor:
         drawn = draw_mechanisms(len(indices), len(chosen), mechanism_weights, draws)

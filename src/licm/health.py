@@ -80,5 +80,9 @@ class Health:
     @classmethod
     def restore(cls, state: dict[str, Any]) -> "Health":
         """Returns the health that `state` was taken from."""
-        tensors = {name: torch.tensor(state[name]) for name in ("win_share", "winning_score")}
-        return cls(**tensors, margin=state["margin"], healthy_steps=state["healthy_steps"])
+        return cls(
+            win_share=torch.tensor(state["win_share"]),
+            winning_score=torch.tensor(state["winning_score"]),
+            margin=state["margin"],
+            healthy_steps=state["healthy_steps"],
+        )

@@ -309,7 +309,7 @@ def _read_parts(node: ast.AST) -> tuple[Mechanism, ...]:
 
 def _read_number(node: ast.AST) -> Any:
     try:
-        return ast.literal_eval(node)  # type: ignore[arg-type]
+        return ast.literal_eval(node)
     except ValueError as error:
         raise TypeError("not a number") from error
 

@@ -283,9 +283,7 @@ def score_gaps(scores: Values, winner: Values) -> Tensor:
     return gaps.masked_fill(wins == 0, torch.inf)
 
 
-def duplicates_without_labels(
-    scores: Values, *, real_score: float, margin: float = 0.1
-) -> list[tuple[int, int]]:
+def duplicates_without_labels(scores: Values, *, real_score: float, margin: float = 0.1) -> list[tuple[int, int]]:
     """Returns the pairs of experts (i, j), i < j, that score nearly the same on each other's images.
 
     Both must win an image, and both `score_gaps` between them must be below `margin * real_score`: relative,

@@ -5,8 +5,8 @@ discriminator pools on average after every 2 convolutions, with a growing number
 connected layer of 1024 at the end. Everything that differs between presets is a plain argument here.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ Activation = Literal["elu", "leaky_relu"]
 Head = Literal["sigmoid", "residual"]
 Normalization = Literal["batch", "none"]
 
-_ACTIVATIONS = {"elu": nn.ELU, "leaky_relu": lambda: nn.LeakyReLU(0.1)}
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"elu": nn.ELU, "leaky_relu": lambda: nn.LeakyReLU(0.1)}
 _LOGIT_MARGIN = 0.01  # the residual head maps pixels into [0.01, 0.99], where the logit is finite
 
 
@@ -55,9 +55,7 @@ class Expert(nn.Module):
         if dilations is None:
             dilations = (1,) * depth
         if len(dilations) != depth:
-            raise ValueError(
-                f"dilations: expected {depth} numbers, one per convolution, got {len(dilations)}"
-            )
+            raise ValueError(f"dilations: expected {depth} numbers, one per convolution, got {len(dilations)}")
         layers: list[nn.Module] = []
         inputs = channels + 2 * coordinates
         for dilation in dilations[:-1]:
@@ -148,8 +146,21 @@ class Discriminator(nn.Module):
         return self.logit(self.hidden(self.features(images).flatten(1))).squeeze(1)
 
 
-class ExpertBank(nn.ModuleList):
+class ExpertBank(nn.Module):
     """The experts E_1..E_N', all of one architecture."""
+
+    def __init__(self, experts: Iterable[Expert]) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(experts)
+
+    def __len__(self) -> int:
+        return len(self.experts)
+
+    def __getitem__(self, index: int) -> Expert:
+        return cast(Expert, self.experts[index])
+
+    def __iter__(self) -> Iterator[Expert]:
+        return (self[index] for index in range(len(self)))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Returns every expert's output for the same images: N' tensors [n, c, h, w]."""

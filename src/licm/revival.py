@@ -125,7 +125,7 @@ class Revival:
             banks[0][revived].load_state_dict(banks[0][donor].state_dict())
             for parameter in banks[0][revived].parameters():
                 size = self.noise * parameter.square().mean().sqrt()
-                parameter += size * torch.randn(parameter.shape, generator=draws).to(parameter)
+                parameter.add_(size * torch.randn(parameter.shape, generator=draws).to(parameter))
         for bank in banks[1:]:
             bank[revived].load_state_dict(banks[0][revived].state_dict())
         competition.forget(revived)
@@ -133,13 +133,11 @@ class Revival:
         health.winning_score[revived] = health.winning_score[donor]
         return {"event": "revived", "expert": revived, "donor": donor, "try": int(self.tries[revived])}
 
-    def _end(
-        self, trial: Trial, competition: Competition, banks: list[ExpertBank], health: Health
-    ) -> dict[str, Any]:
+    def _end(self, trial: Trial, competition: Competition, banks: list[ExpertBank], health: Health) -> dict[str, Any]:
         pair = [trial.revived, trial.donor]
         share = health.win_share[pair]
         score_after = ((share * health.winning_score[pair]).sum() / share.sum().clamp(min=1e-12)).item()
-        event = {"expert": trial.revived, "donor": trial.donor}
+        event: dict[str, Any] = {"expert": trial.revived, "donor": trial.donor}
         event |= {"score_before": trial.score_before, "score_after": score_after}
         if score_after > trial.score_before:
             return {"event": "revival kept", **event}

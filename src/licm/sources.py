@@ -206,9 +206,7 @@ def load_omniglot(path: str | Path | None = None) -> ImageSet:
     entries = sorted(name for name in archive.namelist() if name.endswith(".png") and name.count("/") >= 2)
     if not entries:
         raise ValueError(f"{path}: expected .../alphabet/character/drawing.png in the zip, got none")
-    before = np.clip(
-        np.linspace(0, 105, 21)[:, None] - np.arange(105), 0, 1
-    )  # [21, 105]: share before edge i
+    before = np.clip(np.linspace(0, 105, 21)[:, None] - np.arange(105), 0, 1)  # [21, 105]: share before edge i
     shares = np.diff(before, axis=0) / (105 / 20)  # [20, 105]: exact area weights
     images = np.zeros((len(entries), 1, 28, 28), np.uint8)
     for image, entry in zip(images, entries):
@@ -249,9 +247,7 @@ def load_image_folder(folder: str | Path, *, channels: int | None = None) -> Ima
     sizes = [f"{image.width}x{image.height}" for image in images]
     for path, size in zip(paths, sizes):
         if size != sizes[0]:
-            raise ValueError(
-                f"expected images of one size, got {sizes[0]} in {paths[0]} and {size} in {path}"
-            )
+            raise ValueError(f"expected images of one size, got {sizes[0]} in {paths[0]} and {size} in {path}")
     grey = channels == 1 or (channels is None and all(image.mode == "L" for image in images))
     array = np.stack([np.asarray(image.convert("L" if grey else "RGB")) for image in images])
     return _image_set(array if grey else array.transpose(0, 3, 1, 2).copy())

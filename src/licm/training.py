@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -63,7 +63,7 @@ class Run:
     @property
     def experts(self) -> ExpertBank:
         """The experts to use: their weight average where one is kept."""
-        return self.competition.bank if self.average is None else self.average.module
+        return self.competition.bank if self.average is None else cast(ExpertBank, self.average.module)
 
     @property
     def finished(self) -> bool:
@@ -92,9 +92,7 @@ def build_run(config: Config, *, channels: int, image_size: int, device: str = "
             torch.manual_seed(derive_seed(config.seed, "expert weights", index))
             experts.append(Expert(channels=channels, **config.experts.model_dump()))
         torch.manual_seed(derive_seed(config.seed, "discriminator weights"))
-        discriminator = Discriminator(
-            channels=channels, image_size=image_size, **config.discriminator.model_dump()
-        )
+        discriminator = Discriminator(channels=channels, image_size=image_size, **config.discriminator.model_dump())
     bank = ExpertBank(experts)
     for module in (bank, discriminator):
         module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -128,9 +126,7 @@ def _start_average(run: Run) -> AveragedModel | None:
     return AveragedModel(run.competition.bank, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
-def start_identity(
-    run: Run, transformed: Tensor, *, callback: Callback = lambda record: None
-) -> dict[str, Any]:
+def start_identity(run: Run, transformed: Tensor, *, callback: Callback = lambda record: None) -> dict[str, Any]:
     """Brings the experts near the identity and returns a record of how near."""
     config = run.config
     steps = []
@@ -172,7 +168,7 @@ def advance(run: Run, data: TrainingData) -> StepRecord:
     banks = [run.competition.bank]
     if run.average is not None:
         run.average.update_parameters(run.competition.bank)
-        banks.append(run.average.module)
+        banks.append(run.experts)
     run.health.update(record)
     if config.revival.enabled:
         may_revive = run.step < config.revival.until * config.training.steps
@@ -369,9 +365,7 @@ def train(
         files.write_text(folder / files.HISTORY, "")
         emit(start_identity(run, data.transformed.to(device), callback=lambda r: emit(r, keep=False)))
     before = run.seconds
-    validation = (
-        None if data.validation is None else data.validation.select(slice(config.training.validation_images))
-    )
+    validation = None if data.validation is None else data.validation.select(slice(config.training.validation_images))
     with _stop_on_signal() as stop:
         while not run.finished and not stop.is_set():
             record = advance(run, data)

@@ -1,0 +1,161 @@
+"""From a run to one record of what it achieved, on originals it has never seen."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from licm import checkpoint as files
+from licm import metrics
+from licm.classifier import predict_labels, train_classifier
+from licm.competition import compete
+from licm.config import Config
+from licm.datasets import Mixture, evaluation_mixture, load_originals, load_training_data, to_float
+from licm.mechanisms import parse_mechanisms
+from licm.training import Run, load_run
+
+Split = Literal["test", "validation"]
+
+
+def evaluate(folder: str | Path, *, split: Split = "test", device: str = "cpu") -> dict[str, Any]:
+    """Measures a run as it was last saved.
+
+    With a source under known mechanisms: the originals of `split`, each under one mechanism, assigned in turn by
+    a fixed seed (the same for all runs); see docs/measures.md for each figure. With images of one's own there
+    is no truth to compare with, and the figures that need it are None.
+
+    Args:
+        folder: The run folder.
+        split: "test", the official test set, for figures to report; "validation" for choices.
+        device: Where to compute.
+
+    Returns:
+        One record of JSON values: the figures, the configuration, seed, versions and commit.
+
+    Raises:
+        ValueError: If the folder is not a run, has no readable checkpoint, or its data cannot be read.
+    """
+    folder = Path(folder)
+    run = load_run(folder, device=device)
+    history = files.read_history(folder)
+    known = run.config.data.canonical is None
+    figures = _labelled_figures(run, split) if known else _label_free_figures(run)
+    return {
+        **figures,
+        "steps": run.step,
+        "finished": run.finished,
+        "train_seconds": round(run.seconds, 2),
+        "num_experts": run.config.num_experts,
+        "receptive_radius": run.competition.bank[0].receptive_radius,
+        "identity": next((r for r in history if r["kind"] == "identity"), None),
+        "revivals": [r for r in history if r["kind"] == "revival"],
+        "settled_steps": _settled_steps(history),
+        "health": run.health.state(),
+        "seed": run.config.seed,
+        "config": run.config.model_dump(mode="json"),
+        "provenance": files.provenance(),
+    }
+
+
+def _labelled_figures(run: Run, split: Split) -> dict[str, Any]:
+    config = run.config
+    originals = load_originals(config.data.source, seed=config.seed, image_size=config.data.image_size)
+    mechanisms = parse_mechanisms(config.mechanisms)
+    mixture = evaluation_mixture(getattr(originals, split), mechanisms)
+    scores, winners, restored = _restore(run, mixture.images)
+    real_score = _real_score(run, to_float(originals.canonical.images[:1000]))
+    matrix = metrics.winner_matrix(
+        mixture.mechanism, winners, num_mechanisms=len(mechanisms), num_experts=config.num_experts
+    )
+    share = metrics.win_shares(winners, config.num_experts)
+    dead = metrics.dead_experts(share)
+
+    def mean(values: Tensor) -> list[float]:
+        return metrics.mean_per_mechanism(values, mixture.mechanism, len(mechanisms)).tolist()
+
+    per_mechanism = {
+        "psnr": mean(metrics.psnr(restored, mixture.originals)),
+        "psnr_transformed": mean(metrics.psnr(mixture.images, mixture.originals)),
+        "ssim": mean(metrics.ssim(restored, mixture.originals)),
+        "ssim_transformed": mean(metrics.ssim(mixture.images, mixture.originals)),
+    }
+    accuracy, right = _accuracies(
+        config, to_float(originals.canonical.images), originals.canonical.labels, mixture, restored
+    )
+    if right is not None:
+        per_mechanism["accuracy_restored"] = mean(right)
+    return {
+        "split": split,
+        "num_images": len(winners),
+        "matched_share": metrics.matched_share(matrix),
+        **metrics.clustering_scores(mixture.mechanism, winners),
+        **accuracy,
+        **{name: sum(per_mechanism[name]) / len(mechanisms) for name in ("psnr", "psnr_transformed")},
+        **{name: sum(per_mechanism[name]) / len(mechanisms) for name in ("ssim", "ssim_transformed")},
+        "num_dead_experts": len(dead),
+        "dead_experts": dead,
+        "duplicate_experts": metrics.duplicate_experts(matrix),
+        "win_share": share.tolist(),
+        "real_score": real_score,
+        "winner_margin": metrics.winner_margin(scores.T, real_score),
+        "mechanisms": [str(mechanism) for mechanism in mechanisms],
+        "winner_matrix": matrix.tolist(),
+        "per_mechanism": per_mechanism,
+    }
+
+
+def _label_free_figures(run: Run) -> dict[str, Any]:
+    data = load_training_data(**run.config.data.model_dump(), mechanisms=run.config.mechanisms, seed=run.config.seed)
+    scores, winners, _ = _restore(run, data.transformed)
+    real_score = _real_score(run, data.canonical[:1000])
+    share = metrics.win_shares(winners, run.config.num_experts)
+    dead = metrics.dead_experts(share)
+    unknown = ("matched_share", "ari", "nmi", "accuracy_clean", "accuracy_transformed", "accuracy_restored")
+    return {
+        "split": "transformed",
+        "num_images": len(winners),
+        **dict.fromkeys((*unknown, "psnr", "ssim")),
+        "num_dead_experts": len(dead),
+        "dead_experts": dead,
+        "duplicate_experts": metrics.duplicates_without_labels(scores.T, real_score=real_score),
+        "win_share": share.tolist(),
+        "real_score": real_score,
+        "winner_margin": metrics.winner_margin(scores.T, real_score),
+    }
+
+
+def _restore(run: Run, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns D's probabilities [N', n], winners [n] and the winners' outputs, on the CPU."""
+    device = next(run.discriminator.parameters()).device
+    moved = images.to(device, memory_format=torch.channels_last)
+    scores, winners = compete(run.experts, run.discriminator, moved)
+    parts = zip(moved.split(256), winners.split(256))
+    restored = torch.cat([run.experts.restore(part, chosen) for part, chosen in parts])
+    return scores.cpu(), winners.cpu(), restored.cpu().contiguous()
+
+
+@torch.no_grad()
+def _real_score(run: Run, canonical: Tensor) -> float:
+    device = next(run.discriminator.parameters()).device
+    logits = torch.cat([run.discriminator(part.to(device)) for part in canonical.split(256)])
+    return logits.sigmoid().mean().item()
+
+
+def _accuracies(
+    config: Config, canonical: Tensor, labels: Tensor | None, mixture: Mixture, restored: Tensor
+) -> tuple[dict[str, float | None], Tensor | None]:
+    """Accuracy of a classifier of clean canonical images, and whether each restored image was classified rightly."""
+    if labels is None or mixture.labels is None:
+        return dict.fromkeys(("accuracy_clean", "accuracy_transformed", "accuracy_restored")), None
+    classifier = train_classifier(canonical, labels)
+    views = {"clean": mixture.originals, "transformed": mixture.images, "restored": restored}
+    right = {view: predict_labels(classifier, images) == mixture.labels for view, images in views.items()}
+    return {f"accuracy_{view}": hits.double().mean().item() for view, hits in right.items()}, right["restored"]
+
+
+def _settled_steps(history: list[dict[str, Any]]) -> list[int | None] | None:
+    seen = [record for record in history if record["kind"] == "validation"]
+    if not seen:
+        return None
+    return metrics.settled_steps([r["step"] for r in seen], [r["winner_matrix"] for r in seen])

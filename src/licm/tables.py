@@ -1,0 +1,40 @@
+"""Records as text: what a run achieved, in a few lines."""
+
+from typing import Any
+
+_HEADLINES = (
+    ("matched_share", "matched share", "{:.4f}", "of test images go to the expert matched to their mechanism"),
+    ("ari", "ARI", "{:.4f}", "winner against mechanism, 1 is perfect"),
+    ("accuracy_clean", "accuracy, clean", "{:.4f}", "of a classifier of clean digits: the upper bound"),
+    ("accuracy_transformed", "accuracy, transformed", "{:.4f}", "the lower bound"),
+    ("accuracy_restored", "accuracy, restored", "{:.4f}", ""),
+    ("psnr", "PSNR", "{:.2f} dB", "restored against the hidden originals"),
+    ("psnr_transformed", "PSNR before", "{:.2f} dB", "transformed against the hidden originals"),
+    ("ssim", "SSIM", "{:.4f}", ""),
+    ("num_dead_experts", "dead experts", "{}", ""),
+    ("winner_margin", "winner margin", "{:.3f}", "relative to D's score of canonical images"),
+    ("steps", "steps", "{}", ""),
+    ("train_seconds", "train seconds", "{:.0f}", ""),
+)
+
+
+def evaluation_table(record: dict[str, Any]) -> str:
+    """Returns the headline figures and, where known, a line per mechanism.
+
+    Args:
+        record: From `licm.evaluation.evaluate`.
+    """
+    lines = [f"{record['num_images']} {record['split']} images, {record['num_experts']} experts"]
+    for key, title, form, meaning in _HEADLINES:
+        if record.get(key) is not None:
+            lines.append(f"  {title:<22} {form.format(record[key]):>10}   {meaning}".rstrip())
+    if "winner_matrix" in record:
+        lines.append("  mechanism               best expert   its share   PSNR (before)   SSIM")
+        figures = record["per_mechanism"]
+        for index, (name, row) in enumerate(zip(record["mechanisms"], record["winner_matrix"])):
+            best = max(range(len(row)), key=row.__getitem__)
+            lines.append(
+                f"  {name:<22} {best:>12} {row[best]:>11.3f} {figures['psnr'][index]:>7.1f}"
+                f" {'(' + format(figures['psnr_transformed'][index], '.1f') + ')':>7} {figures['ssim'][index]:>7.3f}"
+            )
+    return "\n".join(lines)

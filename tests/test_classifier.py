@@ -94,7 +94,7 @@ def test_batches_do_not_change_the_predictions():
 
 
 def test_a_fifth_of_the_embedded_digits_suffices_for_95_percent():
-    # Measured on validation digits with seeds 0 to 4: see THRESHOLD.
+    # Measured with seeds 0 to 4: 0.963 to 0.969. One standard error of 1,000 digits is 0.006.
     data = np.load(Path(classifier.__file__).parent / "data" / "mnist_embedded.npz")
 
     def part(name, n):

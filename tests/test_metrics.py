@@ -373,5 +373,5 @@ def test_errors_name_the_argument_what_was_expected_and_what_came(call, message)
 
 @pytest.mark.parametrize("measure", [metrics.psnr, metrics.ssim])
 def test_images_of_8_bit_integers_are_refused(measure):
-    with pytest.raises(TypeError, match="restored: expected floating-point values in .* got dtype torch.uint8"):
+    with pytest.raises(TypeError, match=r"restored: expected floating-point values in .* got dtype torch.uint8"):
         measure(IMAGES.to(torch.uint8), IMAGES)

@@ -1,0 +1,339 @@
+"""The method's guarantees, and that each check catches the bug it is there for.
+
+The bugs are those seen in other implementations: a check that passes on one of them is no check.
+"""
+
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from licm.competition import (
+    Competition,
+    choose_outputs,
+    choose_winners,
+    compete,
+    discriminator_loss,
+    draw_losers,
+    gradient_penalty,
+    output_weights,
+)
+from licm.seeding import generator
+from tests.problems import bars, small_competition
+
+Step = Callable[[Competition, Tensor, list[Tensor], Tensor], float]
+
+
+def run_steps(competition: Competition, count: int, *, start: int = 0) -> list[Tensor]:
+    """Runs steps on bars against inverted bars and returns the winners of each."""
+    winners = []
+    for step in range(start, start + count):
+        record = competition.step(bars(6, seed=step), 1 - bars(6, seed=100 + step), generator(0, "losers", step))
+        winners.append(record.winners)
+    return winners
+
+
+def weights_of(competition: Competition) -> list[list[Tensor]]:
+    return [[p.detach().clone() for p in expert.parameters()] for expert in competition.bank]
+
+
+def optimizer_state_of(competition: Competition, expert: int) -> list[dict[str, Tensor]]:
+    parameters = competition.bank[expert].parameters()
+    return [{k: v.clone() for k, v in competition.expert_optimizer.state.get(p, {}).items()} for p in parameters]
+
+
+# --- Checks, run on the method and on its bugs --------------------------------------------------------------
+
+
+def check_winners_learn(competition: Competition) -> None:
+    before = weights_of(competition)
+    (winners,) = run_steps(competition, 1)
+    for expert in winners.unique().tolist():
+        for name, old, new in zip(
+            dict(competition.bank[expert].named_parameters()), before[expert], weights_of(competition)[expert]
+        ):
+            assert not torch.equal(old, new), f"expert {expert} won but its {name} did not move"
+
+
+def check_losers_stay(competition: Competition) -> None:
+    """Losers that have won before, and so have momentum, must stay bitwise where they are."""
+    seen_loser_with_momentum = False
+    for step in range(12):
+        before = weights_of(competition)
+        states = [optimizer_state_of(competition, j) for j in range(len(competition.bank))]
+        (winners,) = run_steps(competition, 1, start=step)
+        for expert in set(range(len(competition.bank))) - set(winners.tolist()):
+            seen_loser_with_momentum |= any(states[expert])
+            for old, new in zip(before[expert], weights_of(competition)[expert]):
+                assert torch.equal(old, new), f"expert {expert} lost but its weights moved"
+            for old_state, new_state in zip(states[expert], optimizer_state_of(competition, expert)):
+                assert old_state.keys() == new_state.keys()
+                assert all(torch.equal(old_state[key], new_state[key]) for key in old_state)
+    assert seen_loser_with_momentum, "the check needs a loser that has won before"
+
+
+def check_discriminator_has_no_gradient_from_experts(competition: Competition) -> None:
+    """After a whole step, D's gradients are those of its own loss alone."""
+    run_steps(competition, 1)
+    own = [p.grad.clone() for p in competition.discriminator.parameters() if p.grad is not None]
+    outputs = competition.bank(1 - bars(6, seed=3))
+    competition._update_winners(1 - bars(6, seed=3), outputs, torch.tensor([0, 0, 1, 1, 2, 2]))
+    after = [p.grad for p in competition.discriminator.parameters()]
+    for old, new in zip(own, after, strict=True):
+        assert new is not None
+        assert torch.equal(old, new)
+
+
+def check_batch_statistics_once_a_step(competition: Competition) -> None:
+    run_steps(competition, 3)
+    for expert in competition.bank:
+        for name, buffer in expert.named_buffers():
+            if name.endswith("num_batches_tracked"):
+                assert buffer.item() == 3
+
+
+# --- The bugs ------------------------------------------------------------------------------------------------
+
+
+def detached_winners(self: Competition, transformed: Tensor, outputs: list[Tensor], winners: Tensor) -> float:
+    won = [outputs[j][winners == j].detach().requires_grad_() for j in winners.unique().tolist()]
+    loss = torch.stack([F.softplus(-self.discriminator(own)).mean() for own in won]).sum()
+    self.expert_optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    self.expert_optimizer.step()
+    return loss.item()
+
+
+def gradients_zeroed_not_dropped(
+    self: Competition, transformed: Tensor, outputs: list[Tensor], winners: Tensor
+) -> float:
+    for parameter in self.bank.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    self.expert_optimizer.zero_grad(set_to_none=False)
+    won = [outputs[j][winners == j] for j in winners.unique().tolist()]
+    loss = torch.stack([F.softplus(-self.discriminator(own)).mean() for own in won]).sum()
+    loss.backward()
+    self.expert_optimizer.step()
+    return loss.item()
+
+
+def gradients_for_discriminator(
+    self: Competition, transformed: Tensor, outputs: list[Tensor], winners: Tensor
+) -> float:
+    won = [outputs[j][winners == j] for j in winners.unique().tolist()]
+    loss = torch.stack([F.softplus(-self.discriminator(own)).mean() for own in won]).sum()
+    self.expert_optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    self.expert_optimizer.step()
+    return loss.item()
+
+
+def stepping_inside_the_loop(
+    self: Competition, transformed: Tensor, outputs: list[Tensor], winners: Tensor
+) -> float:
+    scores = torch.stack([self.discriminator(output) for output in outputs])
+    for expert in self.bank:
+        loss = F.softplus(-scores).mean()  # one graph for all, stale after the first expert has moved
+        loss.backward(retain_graph=True)
+        with torch.no_grad():
+            for parameter in expert.parameters():
+                parameter.sub_(1e-3 * parameter.grad)
+    return 0.0
+
+
+def transforming_twice(self: Competition, transformed: Tensor) -> list[Tensor]:
+    self.bank.train()
+    self.bank(transformed)
+    return self.bank(transformed)
+
+
+# --- Tests ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("normalization", ["batch", "none"])
+@pytest.mark.parametrize(("objective", "samples", "gamma"), [("all_experts", None, 0.0), ("winner_weighted", 1, 1.0)])
+def test_only_winners_learn(normalization, objective, samples, gamma):
+    def fresh() -> Competition:
+        return small_competition(
+            normalization=normalization, objective=objective, loser_samples=samples, r1_gamma=gamma
+        )
+
+    check_winners_learn(fresh())
+    check_losers_stay(fresh())
+    check_discriminator_has_no_gradient_from_experts(fresh())
+    check_batch_statistics_once_a_step(fresh())
+
+
+@pytest.mark.parametrize(
+    ("check", "method", "bug", "error"),
+    [
+        (check_winners_learn, "_update_winners", detached_winners, AssertionError),
+        (check_losers_stay, "_update_winners", gradients_zeroed_not_dropped, AssertionError),
+        (
+            check_discriminator_has_no_gradient_from_experts,
+            "_update_winners",
+            gradients_for_discriminator,
+            AssertionError,
+        ),
+        (check_winners_learn, "_update_winners", stepping_inside_the_loop, RuntimeError),
+        (check_batch_statistics_once_a_step, "_transform", transforming_twice, AssertionError),
+    ],
+)
+def test_each_check_catches_its_bug(monkeypatch, check, method, bug, error):
+    monkeypatch.setattr(Competition, method, bug)
+    with pytest.raises(error):
+        check(small_competition())
+
+
+def test_gradient_reaches_the_experts_through_the_discriminators_input():
+    competition = small_competition()
+    outputs = competition.bank(1 - bars(6))
+    for output in outputs:
+        output.retain_grad()
+    competition._update_winners(1 - bars(6), outputs, torch.tensor([0, 0, 0, 1, 1, 1]))
+    assert outputs[0].grad is not None
+    assert outputs[0].grad[:3].abs().sum() > 0
+    assert outputs[0].grad[3:].abs().sum() == 0, "images an expert lost must not enter its loss"
+    assert outputs[2].grad is None
+
+
+def test_expert_loss_is_the_mean_over_each_experts_own_wins():
+    competition = small_competition()
+    competition.bank.train()
+    images, winners = 1 - bars(6), torch.tensor([0, 0, 0, 0, 2, 2])
+    outputs = competition.bank(images)
+    with torch.no_grad():
+        logits = torch.stack([competition.discriminator(output) for output in outputs]).numpy()
+    expected = np.mean([np.log1p(np.exp(-logits[0, :4])).mean(), np.log1p(np.exp(-logits[2, 4:])).mean()])
+    assert competition._update_winners(images, outputs, winners) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_tie_has_one_winner():
+    assert choose_winners(torch.tensor([[0.5, 0.2], [0.5, 0.7], [0.5, 0.7]])).tolist() == [0, 1]
+    competition = small_competition()
+    for expert in list(competition.bank)[1:]:
+        expert.load_state_dict(competition.bank[0].state_dict())
+    before = weights_of(competition)
+    (winners,) = run_steps(competition, 1)
+    assert winners.tolist() == [0] * 6
+    assert all(torch.equal(a, b) for a, b in zip(before[1], weights_of(competition)[1]))
+
+
+@pytest.mark.parametrize("objective", ["all_experts", "winner_weighted"])
+@pytest.mark.parametrize("samples", [1, 2, None])
+@pytest.mark.parametrize("num_experts", [1, 2, 4])
+def test_the_estimators_mean_over_its_draws_is_the_declared_objective(objective, samples, num_experts):
+    """Enumerates every draw of losers; each expert's mean weight must be the objective's, and positive."""
+    winners = torch.arange(num_experts)
+    losers = num_experts - 1
+    if samples is None or samples >= losers:
+        draws_of_one = [None]
+    else:
+        draws_of_one = [d for d in product(range(losers), repeat=samples) if len(set(d)) == samples]
+    total = torch.zeros(num_experts, num_experts, dtype=torch.float64)  # [expert, image]
+    for draw in draws_of_one:
+        draws = None if draw is None else torch.tensor(draw)[:, None].expand(-1, num_experts)
+        chosen, weights = choose_outputs(winners, num_experts, objective, draws)
+        total.scatter_add_(0, chosen, weights.double()[:, None].expand_as(chosen))
+    mean = (total / len(draws_of_one)).numpy()
+    if objective == "all_experts" or num_experts == 1:
+        expected = np.full((num_experts, num_experts), 1 / num_experts)
+    else:
+        expected = np.full((num_experts, num_experts), 0.5 / losers)
+        np.fill_diagonal(expected, 0.5)
+    np.testing.assert_allclose(mean, expected, rtol=1e-6)
+
+
+def test_losers_are_drawn_evenly_and_without_replacement():
+    draws = draw_losers(6000, 4, 2, generator(0, "test"))
+    assert draws.shape == (2, 6000)
+    assert (draws[0] != draws[1]).all()
+    counts = torch.bincount(draws.flatten(), minlength=3).double()
+    # 12,000 draws over 3 losers: standard deviation of a count below 52; six of them.
+    assert (counts - 4000).abs().max() < 6 * 52
+
+
+@pytest.mark.parametrize("objective", ["all_experts", "winner_weighted"])
+def test_discriminator_learns_from_all_experts_as_declared(objective):
+    """The loss of a step equals the objective written out in NumPy over every expert's output."""
+    competition = small_competition(objective=objective)
+    real, images = bars(5), 1 - bars(6, seed=1)
+    competition.bank.train()
+    with torch.no_grad():
+        on_fake = torch.stack([competition.discriminator(out) for out in competition.bank(images)]).double().numpy()
+        on_real = competition.discriminator(real).double().numpy()
+    sigmoid = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
+    winner_weight, losers_weight = output_weights(objective, 3)
+    weights = np.full((3, 6), losers_weight / 2)
+    weights[on_fake.argmax(axis=0), np.arange(6)] = winner_weight
+    expected = -np.log(sigmoid(on_real)).mean() - (weights * np.log(1 - sigmoid(on_fake))).sum(axis=0).mean()
+    record = competition.step(real, images, generator(0, "test"))
+    assert record.discriminator_loss == pytest.approx(expected, rel=1e-5)
+    winners_only = -np.log(sigmoid(on_real)).mean() - np.log(1 - sigmoid(on_fake.max(axis=0))).mean()
+    assert abs(record.discriminator_loss - winners_only) > 1e-4, "the check must tell the bug apart"
+    assert record.winners.tolist() == on_fake.argmax(axis=0).tolist()
+    assert record.real_score == pytest.approx(sigmoid(on_real).mean(), rel=1e-5)
+
+
+def test_discriminator_loss_known_answer():
+    loss = discriminator_loss(torch.zeros(4), torch.zeros(3, 5), torch.tensor([0.5, 0.25, 0.25]))
+    assert loss.item() == pytest.approx(2 * np.log(2))
+
+
+def test_gradient_penalty_of_a_linear_function_is_half_its_squared_norm():
+    images = torch.rand(7, 1, 4, 4, requires_grad=True)
+    weight = torch.randn(16, generator=generator(0, "w"))
+    assert gradient_penalty(images.flatten(1) @ weight, images).item() == pytest.approx(
+        weight.square().sum().item() / 2, rel=1e-5
+    )
+
+
+def test_gradient_penalty_is_differentiable_in_the_parameters():
+    competition = small_competition()
+    discriminator = competition.discriminator.double()
+    parameter = discriminator.logit.weight
+
+    def penalty() -> Tensor:
+        images = bars(3).double().requires_grad_()
+        return gradient_penalty(discriminator(images), images)
+
+    (exact,) = torch.autograd.grad(penalty(), parameter)
+    with torch.no_grad():
+        parameter[0, 0] += 1e-6
+    above = penalty()
+    with torch.no_grad():
+        parameter[0, 0] -= 2e-6
+    below = penalty()
+    assert exact[0, 0].item() == pytest.approx(((above - below) / 2e-6).item(), rel=1e-4)
+
+
+def test_compete_uses_running_statistics_and_leaves_them():
+    competition = small_competition()
+    run_steps(competition, 2)
+    before = {name: buffer.clone() for name, buffer in competition.bank.named_buffers()}
+    images = 1 - bars(9)
+    scores, winners = compete(competition.bank, competition.discriminator, images, batch_size=4)
+    alone, _ = compete(competition.bank, competition.discriminator, images[:1])
+    assert torch.allclose(scores[:, :1], alone, atol=1e-6), "a score must not depend on the rest of the batch"
+    assert winners.tolist() == scores.argmax(dim=0).tolist()
+    for name, buffer in competition.bank.named_buffers():
+        assert torch.equal(before[name], buffer)
+
+
+def test_experts_separate_two_mechanisms_on_bars():
+    """The whole method on a problem with a known answer: inverted and plain bars go to different experts."""
+    competition = small_competition(num_experts=2, objective="winner_weighted", r1_gamma=1.0)
+    for step in range(150):
+        canonical, originals = bars(16, seed=2 * step), bars(16, seed=2 * step + 1)
+        mixed = torch.cat([1 - originals[:8], originals[8:].roll(2, dims=-1)])
+        competition.step(canonical, mixed, generator(0, "losers", step))
+    test = bars(40, seed=10_001)
+    mixed = torch.cat([1 - test[:20], test[20:].roll(2, dims=-1)])
+    _, winners = compete(competition.bank, competition.discriminator, mixed)
+    first, second = winners[:20].double().mean(), winners[20:].double().mean()
+    assert abs(first - second) > 0.9, "nearly all of one mechanism to one expert, of the other to the other"

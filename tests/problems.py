@@ -37,6 +37,4 @@ def small_competition(
         torch.manual_seed(seed)
         bank = ExpertBank([Expert(width=4, depth=3, normalization=normalization) for _ in range(num_experts)])
         discriminator = Discriminator(image_size=SIZE, widths=(4, 8), hidden=16)
-    return Competition(
-        bank, discriminator, objective=objective, loser_samples=loser_samples, r1_gamma=r1_gamma
-    )
+    return Competition(bank, discriminator, objective=objective, loser_samples=loser_samples, r1_gamma=r1_gamma)

@@ -133,9 +133,7 @@ def gradients_for_discriminator(
     return loss.item()
 
 
-def stepping_inside_the_loop(
-    self: Competition, transformed: Tensor, outputs: list[Tensor], winners: Tensor
-) -> float:
+def stepping_inside_the_loop(self: Competition, transformed: Tensor, outputs: list[Tensor], winners: Tensor) -> float:
     scores = torch.stack([self.discriminator(output) for output in outputs])
     for expert in self.bank:
         loss = F.softplus(-scores).mean()  # one graph for all, stale after the first expert has moved

@@ -138,6 +138,7 @@ class MechanismKind:
     Attributes:
         transform: The function.
         levels: Keyword settings ordered from the weakest to the strongest.
+        bounds: Smallest and largest valid value of parameters that have one.
         inverse: A function with the same parameters that undoes `transform` exactly wherever
             `inverse_valid` says so for the parameters, or None.
         inverse_valid: Whether `inverse` is exact for given parameters.
@@ -145,6 +146,7 @@ class MechanismKind:
 
     transform: Transform
     levels: tuple[Mapping[str, float], ...] = ({},)
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     inverse: Transform | None = None
     inverse_valid: Callable[..., bool] = lambda **parameters: True
 
@@ -157,19 +159,19 @@ MECHANISMS: dict[str, MechanismKind] = {
     "identity": MechanismKind(identity, inverse=identity),
     "shift": MechanismKind(shift, _levels("dx", 1, 2, 4, 6)),
     "invert": MechanismKind(invert, inverse=invert),
-    "noise": MechanismKind(noise, _levels("variance", 0.01, 0.0625, 0.25)),
-    "salt_and_pepper": MechanismKind(salt_and_pepper, _levels("probability", 0.05, 0.2, 0.4)),
+    "noise": MechanismKind(noise, _levels("variance", 0.01, 0.0625, 0.25), {"variance": (0, 100)}),
+    "salt_and_pepper": MechanismKind(salt_and_pepper, _levels("probability", 0.05, 0.2, 0.4), {"probability": (0, 1)}),
     "rotate": MechanismKind(
         rotate,
         _levels("degrees", 5, 10, 20, 45),
         inverse=lambda images, generator, degrees=20.0: rotate(images, generator, degrees=-degrees),
         inverse_valid=lambda degrees=20.0: degrees % 90 == 0,
     ),
-    "scale": MechanismKind(scale, _levels("factor", 0.9, 0.7, 0.5)),
-    "shear": MechanismKind(shear, _levels("degrees", 5, 10, 20, 30)),
+    "scale": MechanismKind(scale, _levels("factor", 0.9, 0.7, 0.5), {"factor": (0.01, 100)}),
+    "shear": MechanismKind(shear, _levels("degrees", 5, 10, 20, 30), {"degrees": (-80, 80)}),
     "flip_horizontal": MechanismKind(flip_horizontal, inverse=flip_horizontal),
     "flip_vertical": MechanismKind(flip_vertical, inverse=flip_vertical),
-    "blur": MechanismKind(blur, _levels("sigma", 0.5, 1, 1.5, 2.5)),
+    "blur": MechanismKind(blur, _levels("sigma", 0.5, 1, 1.5, 2.5), {"sigma": (0.05, 100)}),
     "gain": MechanismKind(gain, _levels("factor", 0.9, 0.5, 0.25)),
     "contrast": MechanismKind(
         contrast,
@@ -177,8 +179,8 @@ MECHANISMS: dict[str, MechanismKind] = {
         inverse=lambda images, generator, factor=0.5: (images - 0.5) / factor + 0.5,
         inverse_valid=lambda factor=0.5: 0 < factor <= 1,
     ),
-    "thicken": MechanismKind(thicken, _levels("radius", 1, 2)),
-    "thin": MechanismKind(thin, _levels("radius", 1, 2)),
+    "thicken": MechanismKind(thicken, _levels("radius", 1, 2), {"radius": (0, 100)}),
+    "thin": MechanismKind(thin, _levels("radius", 1, 2), {"radius": (0, 100)}),
 }
 
 MECHANISM_SETS: dict[str, tuple[str, ...]] = {
@@ -216,12 +218,18 @@ class Mechanism:
     def __post_init__(self) -> None:
         if self.kind not in MECHANISMS:
             raise ValueError(unknown_name("mechanism", self.kind, MECHANISMS))
-        allowed = list(inspect.signature(MECHANISMS[self.kind].transform).parameters)[2:]
+        bounds = MECHANISMS[self.kind].bounds
+        allowed = dict(list(inspect.signature(MECHANISMS[self.kind].transform).parameters.items())[2:])
         for name, value in self.parameters.items():
             if name not in allowed:
                 raise ValueError(unknown_name(f"parameter of mechanism {self.kind!r}", name, allowed))
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise ValueError(f"mechanism {self.kind!r}: {name} must be a finite number, got {value!r}")
+            if allowed[name].annotation is int and not isinstance(value, int):
+                raise ValueError(f"mechanism {self.kind!r}: {name} must be a whole number, got {value!r}")
+            low, high = bounds.get(name, (-math.inf, math.inf))
+            if not low <= value <= high:
+                raise ValueError(f"mechanism {self.kind!r}: {name} must be in [{low}, {high}], got {value!r}")
 
     def __call__(self, images: Tensor, generator: Generator | None = None) -> Tensor:
         """Transforms images [n, c, h, w] in [0, 1]; `generator` (CPU) is the source of any randomness."""

@@ -1,0 +1,44 @@
+"""The approximate-identity start."""
+
+import pytest
+import torch
+
+from licm.identity import analytic_identity, identity_errors, train_identity
+from licm.models import Expert, ExpertBank
+from tests.problems import bars
+
+
+def test_training_reaches_the_tolerance_and_reports_its_steps():
+    torch.manual_seed(0)
+    expert, images = Expert(width=8, depth=3), 1 - bars(64)
+    (before,) = identity_errors(ExpertBank([expert]), images)
+    steps = train_identity(expert, images, seed=0, index=0, tolerance=0.01, max_steps=400)
+    (after,) = identity_errors(ExpertBank([expert]), images)
+    assert 1 < steps < 400
+    # The stop is on one batch under batch statistics; running statistics lag, so three times the tolerance.
+    assert after < 0.03 < before
+
+
+def test_training_stops_at_its_limit():
+    assert train_identity(Expert(width=4, depth=2), bars(40), seed=0, index=0, tolerance=1e-9, max_steps=3) == 3
+
+
+def test_analytic_start_is_the_identity_within_the_heads_margin():
+    expert, images = Expert(width=8, head="residual", normalization="none"), bars(8)
+    analytic_identity(expert, seed=0, index=0)
+    # The residual head maps black and white 0.01 inwards; the small random last convolution adds little.
+    assert (expert(images) - images).abs().max() < 0.02
+    assert identity_errors(ExpertBank([expert]), images)[0] < 2e-4
+
+
+def test_analytic_start_differs_between_experts_and_repeats():
+    experts = [Expert(width=8, head="residual") for _ in range(3)]
+    for expert, index in zip(experts, (0, 0, 1)):
+        analytic_identity(expert, seed=0, index=index)
+    assert torch.equal(experts[0].last.weight, experts[1].last.weight)
+    assert not torch.equal(experts[0].last.weight, experts[2].last.weight)
+
+
+def test_analytic_start_needs_a_residual_head():
+    with pytest.raises(ValueError, match=r"'analytic' needs experts.head 'residual', got 'sigmoid'"):
+        analytic_identity(Expert(), seed=0, index=0)

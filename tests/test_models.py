@@ -1,0 +1,100 @@
+"""Shapes, receptive fields and what the networks may and may not depend on."""
+
+import pytest
+import torch
+
+from licm.models import Discriminator, Expert, ExpertBank, parameter_count, score_matrix
+from licm.seeding import generator
+
+
+def images(count: int = 3, channels: int = 1, size: tuple[int, int] = (28, 28)) -> torch.Tensor:
+    return torch.rand(count, channels, *size, generator=generator(0, "test images"))
+
+
+@pytest.mark.parametrize("head", ["sigmoid", "residual"])
+@pytest.mark.parametrize("normalization", ["batch", "none"])
+@pytest.mark.parametrize(("channels", "size"), [(1, (28, 28)), (3, (33, 20))])
+def test_expert_keeps_shape_and_range(head, normalization, channels, size):
+    expert = Expert(channels=channels, width=6, depth=3, head=head, normalization=normalization)
+    y = expert(images(channels=channels, size=size))
+    assert y.shape == (3, channels, *size)
+    assert y.min() >= 0
+    assert y.max() <= 1
+
+
+def test_the_slides_expert_and_discriminator():
+    """5 convolutions, 32 filters of 3x3; pooling after every 2 convolutions, 1024 units at the end."""
+    expert = Expert()
+    convolutions = [m for m in expert.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert [(c.in_channels, c.out_channels) for c in convolutions] == [(1, 32), (32, 32), (32, 32), (32, 32), (32, 1)]
+    assert {c.kernel_size for c in convolutions} == {(3, 3)}
+    # 9 * (32 + 3 * 32 * 32 + 32) + 1 weights and the last bias, and 4 normalisations of 2 * 32.
+    assert parameter_count(expert) == 9 * (32 + 3 * 1024 + 32) + 1 + 4 * 64
+    kinds = [type(m).__name__ for m in Discriminator().features]
+    assert kinds == ["Conv2d", "ELU", "Conv2d", "ELU", "AvgPool2d"] * 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "radius"),
+    [({}, 5), ({"depth": 3}, 3), ({"dilations": (1, 2, 4, 2, 1)}, 10), ({"normalization": "none"}, 5)],
+)
+def test_receptive_radius_is_what_a_pixel_can_reach(settings, radius):
+    expert = Expert(width=4, **settings).eval()
+    assert expert.receptive_radius == radius
+    x = torch.full((1, 1, 31, 31), 0.5, requires_grad=True)
+    expert(x)[0, 0, 15, 15].backward()
+    reached = x.grad[0, 0].abs() > 0
+    rows, cols = reached.any(dim=1).nonzero().flatten(), reached.any(dim=0).nonzero().flatten()
+    assert (rows.min(), rows.max(), cols.min(), cols.max()) == (15 - radius, 15 + radius) * 2
+
+
+def test_plain_expert_is_shift_equivariant_and_coordinates_break_it():
+    x = torch.zeros(1, 1, 40, 40)
+    x[..., 16:24, 16:24] = torch.rand(8, 8, generator=generator(0, "patch"))
+    moved = x.roll(3, dims=-1)
+    inner = (..., slice(12, 28), slice(12, 28))
+    for coordinates in (False, True):
+        expert = Expert(width=4, coordinates=coordinates).eval()
+        same = torch.allclose(expert(x).roll(3, dims=-1)[inner], expert(moved)[inner], atol=1e-6)
+        assert same is not coordinates
+
+
+@pytest.mark.parametrize("size", [8, 28, 32, 45])
+def test_discriminator_takes_its_image_size_only(size):
+    discriminator = Discriminator(channels=3, image_size=size, widths=(4, 4, 4), hidden=8)
+    assert discriminator(images(channels=3, size=(size, size))).shape == (3,)
+    with pytest.raises(ValueError, match=f"takes {size}x{size} px, got 9x9"):
+        discriminator(images(channels=3, size=(9, 9)))
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="dilations: expected 5 numbers, one per convolution, got 2"):
+        Expert(dilations=(1, 2))
+    with pytest.raises(ValueError, match="image_size: 3 poolings need at least 8 px, got 7"):
+        Discriminator(image_size=7)
+
+
+def test_bank_restores_each_image_with_its_own_expert():
+    bank = ExpertBank([Expert(width=4, depth=2) for _ in range(3)]).eval()
+    x, chosen = images(5), torch.tensor([2, 0, 2, 1, 0])
+    restored = bank.restore(x, chosen)
+    for index, expert in enumerate(chosen.tolist()):
+        assert torch.allclose(restored[index], bank[expert](x[index : index + 1])[0], atol=1e-6)
+
+
+def test_score_matrix_scores_every_expert_on_every_image():
+    bank = ExpertBank([Expert(width=4, depth=2) for _ in range(2)]).eval()
+    discriminator = Discriminator(widths=(4, 4), hidden=8)
+    scores = score_matrix(bank, discriminator, images(5))
+    assert scores.shape == (2, 5)
+    assert not scores.requires_grad
+    assert scores[1, 3].item() == pytest.approx(discriminator(bank[1](images(5)[3:4])).item(), abs=1e-6)
+
+
+@pytest.mark.accelerator
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_models_agree_between_devices():
+    expert, discriminator = Expert().eval(), Discriminator()
+    on_cpu = discriminator(expert(images()))
+    on_device = discriminator.cuda()(expert.cuda()(images().cuda())).cpu()
+    assert torch.allclose(on_cpu, on_device, atol=1e-3)

@@ -1,0 +1,183 @@
+"""Label-free health and the revival rule."""
+
+import json
+
+import pytest
+import torch
+
+from licm.competition import Competition, StepRecord
+from licm.health import HEALTHY_MARGIN, Health
+from licm.revival import Revival
+from tests.problems import small_competition
+
+
+def record(winners: list[int], num_experts: int, *, best: float = 0.6, other: float = 0.2, real: float = 0.8):
+    scores = torch.full((num_experts, len(winners)), other)
+    scores[winners, range(len(winners))] = best
+    return StepRecord(scores, torch.tensor(winners), real, 0.0, 0.0)
+
+
+def settle(health: Health, winners: list[int], num_experts: int, steps: int = 400, **scores: float) -> None:
+    for _ in range(steps):
+        health.update(record(winners, num_experts, **scores))
+
+
+def judge(health: Health, given_up: list[bool] | None = None) -> bool:
+    flags = torch.tensor(given_up or [False] * len(health.win_share))
+    return health.judge(given_up=flags, dead_below=0.25, overloaded_above=1.4)
+
+
+def test_averages_settle_on_what_the_batches_say():
+    health = Health.start(3)
+    settle(health, [0, 0, 0, 1], 3)
+    assert health.win_share.tolist() == pytest.approx([0.75, 0.25, 0.0], abs=1e-3)
+    assert health.winning_score.tolist() == pytest.approx([0.75, 0.75, 0.0], abs=1e-2)  # 0.6 / 0.8
+    assert health.margin == pytest.approx(0.5, abs=1e-3)  # (0.6 - 0.2) / 0.8
+
+
+def test_health_needs_margin_and_every_expert_alive_and_none_overloaded():
+    even, uneven = [0, 0, 1, 1], [0, 0, 0, 1]
+    health = Health.start(2)
+    settle(health, even, 2)
+    assert judge(health)
+    assert health.healthy_steps == 1
+    assert judge(health)
+    assert health.healthy_steps == 2
+    settle(health, uneven, 2)  # 1.5 times an even share
+    assert not judge(health)
+    assert health.healthy_steps == 0
+    assert judge(health, [False, True]), "with an expert given up, overload is not held against the others"
+    settle(health, [0, 0, 0, 0], 2)
+    assert not judge(health)
+    narrow = Health.start(2)
+    settle(narrow, even, 2, best=0.6, other=0.6 - 0.8 * HEALTHY_MARGIN * 0.9)
+    assert not judge(narrow)
+
+
+def test_health_survives_json():
+    health = Health.start(3)
+    settle(health, [0, 1, 2, 2], 3, steps=7)
+    judge(health)
+    again = Health.restore(json.loads(json.dumps(health.state())))
+    assert again.state() == health.state()
+    assert torch.equal(again.win_share, health.win_share)
+
+
+def weights(competition: Competition, expert: int) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in competition.bank[expert].state_dict().items()}
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def begun(*, num_experts: int = 3) -> tuple[Revival, Competition, Health, dict[str, torch.Tensor]]:
+    """A trial of expert 2 as a copy of expert 0, begun at step 25."""
+    revival, competition = Revival(num_experts, 0, trial_steps=100), small_competition(num_experts=num_experts)
+    health = Health.start(num_experts)
+    settle(health, [0, 0, 0, 1, 1], num_experts)
+    former = weights(competition, 2)
+    events = revival.step(25, competition, [competition.bank], health, may_revive=True)
+    assert events == [{"event": "revived", "expert": 2, "donor": 0, "try": 1}]
+    return revival, competition, health, former
+
+
+def test_a_dead_expert_becomes_a_noisy_copy_of_the_most_overloaded():
+    _, competition, health, former = begun()
+    copy, donor = weights(competition, 2), weights(competition, 0)
+    assert not equal(copy, former)
+    assert not equal(copy, donor)
+    distance = (copy["last.weight"] - donor["last.weight"]).square().mean().sqrt()
+    assert distance / donor["last.weight"].square().mean().sqrt() == pytest.approx(0.02, rel=0.5)
+    assert health.win_share[0] == health.win_share[2] == pytest.approx(0.3, abs=1e-2)
+
+
+def test_the_copys_optimiser_is_fresh():
+    revival, competition = Revival(3, 0), small_competition()
+    for parameter in competition.bank.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    competition.expert_optimizer.step()
+    health = Health.start(3)
+    settle(health, [0, 0, 0, 1, 1], 3)
+    revival.step(25, competition, [competition.bank], health, may_revive=True)
+    state = competition.expert_optimizer.state
+    assert all(parameter not in state for parameter in competition.bank[2].parameters())
+    assert all(parameter in state for parameter in competition.bank[0].parameters())
+
+
+@pytest.mark.parametrize(("step", "may_revive"), [(24, True), (25, False)])
+def test_no_revival_between_looks_or_when_it_is_over(step, may_revive):
+    revival, competition, health = Revival(3, 0), small_competition(), Health.start(3)
+    settle(health, [0, 0, 0, 1, 1], 3)
+    assert revival.step(step, competition, [competition.bank], health, may_revive=may_revive) == []
+
+
+def test_no_revival_without_an_overloaded_expert():
+    revival, competition, health = Revival(3, 0), small_competition(), Health.start(3)
+    settle(health, [0, 1], 3)  # one dead, but each other has 1.5 of even: overloaded, so a pair exists
+    assert revival._choose(health) is not None
+    revival.overloaded_above = 1.6
+    assert revival.step(25, competition, [competition.bank], health, may_revive=True) == []
+
+
+def test_a_copy_is_kept_when_the_winning_score_rose():
+    revival, competition, health, _ = begun()
+    settle(health, [0, 2, 1], 3, best=0.7)
+    copy = weights(competition, 2)
+    assert revival.step(124, competition, [competition.bank], health, may_revive=False) == []
+    (event,) = revival.step(125, competition, [competition.bank], health, may_revive=False)
+    assert event["event"] == "revival kept"
+    assert event["score_after"] > event["score_before"]
+    assert equal(weights(competition, 2), copy)
+    assert not revival.trials
+
+
+def test_a_copy_is_undone_when_the_winning_score_did_not_rise():
+    revival, competition, health, former = begun()
+    settle(health, [0, 0, 2, 1, 1], 3, best=0.5)
+    donor = weights(competition, 0)
+    (event,) = revival.step(125, competition, [competition.bank], health, may_revive=False)
+    assert event["event"] == "revival undone"
+    assert equal(weights(competition, 2), former)
+    assert equal(weights(competition, 0), donor)
+    assert health.win_share.tolist() == pytest.approx([0.6, 0.4, 0.0], abs=1e-2)
+
+
+def test_a_copy_that_took_over_leaves_its_weights_to_the_donor():
+    revival, competition, health, former = begun()
+    settle(health, [2, 2, 0, 1, 1], 3, best=0.5)
+    copy = weights(competition, 2)
+    revival.step(125, competition, [competition.bank], health, may_revive=False)
+    assert equal(weights(competition, 0), copy)
+    assert equal(weights(competition, 2), former)
+
+
+def test_tries_are_limited_and_then_the_expert_is_given_up():
+    revival, competition, health, _ = begun()
+    for step in (125, 225):
+        settle(health, [0, 0, 0, 1, 1], 3, best=0.5)
+        revival.step(step, competition, [competition.bank], health, may_revive=True)
+    assert revival.tries.tolist() == [0, 0, 2]
+    assert revival.given_up().tolist() == [False, False, True]
+    settle(health, [0, 0, 0, 1, 1], 3, best=0.5)
+    assert revival.step(250, competition, [competition.bank], health, may_revive=True) == []
+
+
+def test_an_average_of_the_weights_follows():
+    revival, competition, health = Revival(3, 0), small_competition(), Health.start(3)
+    average = small_competition(seed=5).bank
+    settle(health, [0, 0, 0, 1, 1], 3)
+    revival.step(25, competition, [competition.bank, average], health, may_revive=True)
+    assert equal(dict(average[2].state_dict()), weights(competition, 2))
+
+
+def test_state_survives_a_save():
+    revival, competition, health, former = begun()
+    values, tensors = revival.state()
+    again = Revival(3, 0, trial_steps=100)
+    again.restore(json.loads(json.dumps(values)), tensors)
+    assert again.tries.tolist() == revival.tries.tolist()
+    assert [(t.revived, t.donor, t.step, t.score_before) for t in again.trials] == [
+        (t.revived, t.donor, t.step, t.score_before) for t in revival.trials
+    ]
+    assert equal(again.trials[0].former, former)

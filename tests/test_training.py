@@ -1,0 +1,247 @@
+"""The loop: same seed same bits, resume, interruption, what cannot reach training, and the records."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from licm import checkpoint as files
+from licm.config import Config, make_config
+from licm.datasets import TrainingData, load_training_data, make_mixture
+from licm.mechanisms import parse_mechanisms
+from licm.seeding import generator
+from licm.sources import ImageSet
+from licm.training import load_run, train
+from tests.problems import bars
+
+SMALL = {
+    "num_experts": 3,
+    "steps": 8,
+    "batch_size": 8,
+    "mechanisms": ["invert", "shift(dx=2)"],
+    "experts.width": 4,
+    "experts.depth": 3,
+    "discriminator.widths": [4, 8],
+    "discriminator.hidden": 16,
+    "identity.max_steps": 5,
+    "training.validate_every": 4,
+    "training.save_every": 3,
+    "revival.every": 1,
+    "revival.trial_steps": 3,
+    "revival.dead_below": 0.99,
+    "revival.overloaded_above": 1.01,
+}
+
+
+def small_config(**changes: Any) -> Config:
+    return make_config(overrides={**SMALL, **{key.replace("__", "."): value for key, value in changes.items()}})
+
+
+def small_data(*, permute: bool = False, fresh: bool = False) -> TrainingData:
+    mechanisms = parse_mechanisms(["invert", "shift(dx=2)"])
+    as_set = lambda images: ImageSet((images * 255).to(torch.uint8))  # noqa: E731
+    mixture = make_mixture(as_set(bars(40, seed=1)), mechanisms, draws=generator(0, "m"))
+    validation = make_mixture(as_set(bars(20, seed=2)), mechanisms, draws=generator(0, "v"), round_robin=True)
+    if permute:
+        order = torch.randperm(20, generator=generator(0, "permute"))
+        validation = replace(validation, mechanism=validation.mechanism[order])
+    redraw = (lambda indices, draws: mixture.images[indices]) if fresh else None
+    return TrainingData(bars(40), mixture.images, validation, redraw)
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    return files.load_checkpoint(folder)[0]
+
+
+def assert_same_bits(one: Path, other: Path) -> None:
+    first, second = tensors_of(one), tensors_of(other)
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different
+    records = []
+    for folder in (one, other):
+        records.append([{k: v for k, v in r.items() if k != "seconds"} for r in files.read_history(folder)])
+    assert records[0] == records[1]
+
+
+def stop_at(step: int):
+    """A callback that presses Ctrl-C after a step."""
+
+    def callback(record: dict[str, Any]) -> None:
+        if record["kind"] == "step" and record["step"] == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return callback
+
+
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_same_seed_same_bits_and_another_seed_others(tmp_path, preset):
+    config = make_config(preset, overrides={**SMALL, "data.image_size": None})
+    for name in ("a", "b"):
+        train(config, tmp_path / name, data=small_data())
+    assert_same_bits(tmp_path / "a", tmp_path / "b")
+    train(config.model_copy(update={"seed": 1}), tmp_path / "c", data=small_data())
+    assert not torch.equal(
+        tensors_of(tmp_path / "a")["discriminator.logit.weight"], tensors_of(tmp_path / "c")["discriminator.logit.weight"]
+    )
+
+
+@pytest.mark.parametrize("step", [1, 5, 7])
+def test_a_resumed_run_gives_the_bits_of_the_uninterrupted_one(tmp_path, step):
+    config = small_config()
+    whole = train(config, tmp_path / "whole", data=small_data())
+    assert whole.finished
+    assert any(r["kind"] == "revival" for r in files.read_history(tmp_path / "whole")), "the test wants a revival"
+    stopped = train(config, tmp_path / "parts", data=small_data(), callbacks=[stop_at(step)])
+    assert (stopped.step, stopped.finished) == (step, False)
+    train(config, tmp_path / "parts", data=small_data(), resume=True)
+    assert_same_bits(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_run_killed_between_saves_repeats_what_was_lost(tmp_path):
+    """Whatever was written after the checkpoint is written again, once."""
+    config = small_config()
+    train(config, tmp_path / "whole", data=small_data())
+
+    def die(record: dict[str, Any]) -> None:
+        if record["step"] == 5:
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        train(config, tmp_path / "parts", data=small_data(), callbacks=[die])
+    assert files.read_history(tmp_path / "parts")[-1]["step"] == 5
+    with (tmp_path / "parts" / files.HISTORY).open("a") as history:
+        history.write('{"kind": "st')
+    train(config, tmp_path / "parts", data=small_data(), resume=True)
+    assert_same_bits(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_run_killed_before_its_first_save_starts_again(tmp_path):
+    def die(record: dict[str, Any]) -> None:
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        train(small_config(), tmp_path / "run", data=small_data(), callbacks=[die])
+    assert train(small_config(), tmp_path / "run", data=small_data(), resume=True).finished
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path):
+    train(small_config(), tmp_path / "run", data=small_data())
+    before = tensors_of(tmp_path / "run")
+    train(small_config(), tmp_path / "run", data=small_data(), resume=True)
+    after = tensors_of(tmp_path / "run")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_raising_the_limit_of_a_run_without_decay_continues_it(tmp_path):
+    free = {"training__decay": False, "revival__enabled": False}
+    train(small_config(**free), tmp_path / "long", data=small_data())
+    train(small_config(**free, training__steps=4), tmp_path / "raised", data=small_data())
+    train(small_config(**free), tmp_path / "raised", data=small_data(), resume=True)
+    assert_same_bits(tmp_path / "long", tmp_path / "raised")
+    assert load_run(tmp_path / "raised").config == small_config(**free)
+
+
+@pytest.mark.parametrize("changes", [{"seed": 3}, {"training__steps": 9}])
+def test_resuming_with_another_configuration_is_refused(tmp_path, changes):
+    train(small_config(), tmp_path / "run", data=small_data())
+    with pytest.raises(ValueError, match="was started with another configuration"):
+        train(small_config(**changes), tmp_path / "run", data=small_data(), resume=True)
+
+
+def test_the_mechanisms_cannot_reach_training(tmp_path):
+    """Permuting the mechanism numbers that evaluation keeps changes what it reports and no bit of the weights."""
+    for name, permute in (("a", False), ("b", True)):
+        train(small_config(), tmp_path / name, data=small_data(permute=permute))
+    first, second = tensors_of(tmp_path / "a"), tensors_of(tmp_path / "b")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    matrices = [
+        [r["score_matrix"] for r in files.read_history(tmp_path / name) if r["kind"] == "validation"]
+        for name in ("a", "b")
+    ]
+    assert matrices[0] != matrices[1]
+
+
+def test_validation_itself_changes_no_bit(tmp_path):
+    for name, data in (("a", small_data()), ("b", replace(small_data(), validation=None))):
+        train(small_config(), tmp_path / name, data=data)
+    first, second = tensors_of(tmp_path / "a"), tensors_of(tmp_path / "b")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_folder_that_is_taken_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("precious")
+    with pytest.raises(ValueError, match="exists already"):
+        train(small_config(), tmp_path / "run", data=small_data())
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["mine.txt"]
+
+
+def test_too_few_images_and_oblong_images_are_refused_before_anything_is_written(tmp_path):
+    few = replace(small_data(), transformed=small_data().transformed[:7])
+    with pytest.raises(ValueError, match="transformed: 7 images are fewer than training.batch_size, 8"):
+        train(small_config(), tmp_path / "run", data=few)
+    oblong = replace(small_data(), canonical=small_data().canonical[..., :10])
+    with pytest.raises(ValueError, match="canonical: expected square images, got 12x10 px"):
+        train(small_config(), tmp_path / "run", data=oblong)
+    assert not (tmp_path / "run").exists()
+
+
+def test_records(tmp_path):
+    seen: list[dict[str, Any]] = []
+    run = train(small_config(), tmp_path / "run", data=small_data(), callbacks=[seen.append])
+    history = files.read_history(tmp_path / "run")
+    assert [r for r in seen if r["kind"] != "identity progress"] == history
+    steps = [r for r in history if r["kind"] == "step"]
+    assert [r["step"] for r in steps] == list(range(1, 9))
+    assert all(sum(r["win_share"]) == pytest.approx(1, abs=1e-3) for r in steps)
+    factors = [r["learning_rate_factor"] for r in steps]
+    assert factors[:4] == [1.0] * 4
+    assert factors[4:] == [1.0, 0.75, 0.5, 0.25]
+    validations = [r for r in history if r["kind"] == "validation"]
+    assert [r["step"] for r in validations] == [4, 8]
+    assert torch.tensor(validations[0]["winner_matrix"]).sum(dim=1).tolist() == pytest.approx([1, 1])
+    (identity,) = [r for r in history if r["kind"] == "identity"]
+    assert len(identity["errors"]) == len(identity["steps"]) == 3
+    assert json.loads((tmp_path / "run" / files.RUN).read_text())["torch"] == torch.__version__
+    assert load_run(tmp_path / "run").step == run.step == 8
+
+
+def test_decay_begins_when_health_has_held_and_the_run_then_stops_early(tmp_path):
+    """One expert is told apart, alive and not overloaded by definition."""
+    config = small_config(num_experts=1, training__healthy_steps=2, training__steps=40)
+    run = train(config, tmp_path / "run", data=small_data())
+    assert (run.decay_start, run.step, run.finished) == (2, 22, True)
+
+
+def test_loaded_experts_restore_as_before(tmp_path):
+    run = train(small_config(), tmp_path / "run", data=small_data())
+    again = load_run(tmp_path / "run")
+    images, chosen = small_data().transformed[:6], torch.tensor([0, 1, 2, 0, 1, 2])
+    for each in (run, again):
+        each.experts.eval()
+    assert torch.equal(run.experts.restore(images, chosen), again.experts.restore(images, chosen))
+
+
+def test_fresh_mixture_trains(tmp_path):
+    assert train(small_config(), tmp_path / "run", data=small_data(fresh=True)).finished
+
+
+def test_embedded_digits_by_default(tmp_path):
+    config = small_config(steps=1, mechanisms="paper", training__validation_images=20)
+    run = train(config, tmp_path / "run")
+    assert run.discriminator.image_size == 28
+    default = load_training_data(source="embedded", mechanisms="paper", seed=0)
+    assert len(default.transformed) == 10_000
+
+
+@pytest.mark.accelerator
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_trains_on_an_accelerator(tmp_path):
+    assert train(small_config(), tmp_path / "run", data=small_data(), device="cuda").finished
+    assert load_run(tmp_path / "run").step == 8

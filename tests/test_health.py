@@ -77,7 +77,7 @@ def begun(*, num_experts: int = 3) -> tuple[Revival, Competition, Health, dict[s
     health = Health.start(num_experts)
     settle(health, [0, 0, 0, 1, 1], num_experts)
     former = weights(competition, 2)
-    events = revival.step(25, competition, [competition.bank], health, may_revive=True)
+    events = revival.step(25, competition, health, may_revive=True)
     assert events == [{"event": "revived", "expert": 2, "donor": 0, "try": 1}]
     return revival, competition, health, former
 
@@ -99,7 +99,7 @@ def test_the_copys_optimiser_is_fresh():
     competition.expert_optimizer.step()
     health = Health.start(3)
     settle(health, [0, 0, 0, 1, 1], 3)
-    revival.step(25, competition, [competition.bank], health, may_revive=True)
+    revival.step(25, competition, health, may_revive=True)
     state = competition.expert_optimizer.state
     assert all(parameter not in state for parameter in competition.bank[2].parameters())
     assert all(parameter in state for parameter in competition.bank[0].parameters())
@@ -109,7 +109,7 @@ def test_the_copys_optimiser_is_fresh():
 def test_no_revival_between_looks_or_when_it_is_over(step, may_revive):
     revival, competition, health = Revival(3, 0), small_competition(), Health.start(3)
     settle(health, [0, 0, 0, 1, 1], 3)
-    assert revival.step(step, competition, [competition.bank], health, may_revive=may_revive) == []
+    assert revival.step(step, competition, health, may_revive=may_revive) == []
 
 
 def test_no_revival_without_an_overloaded_expert():
@@ -117,15 +117,15 @@ def test_no_revival_without_an_overloaded_expert():
     settle(health, [0, 1], 3)  # one dead, but each other has 1.5 of even: overloaded, so a pair exists
     assert revival._choose(health) is not None
     revival.overloaded_above = 1.6
-    assert revival.step(25, competition, [competition.bank], health, may_revive=True) == []
+    assert revival.step(25, competition, health, may_revive=True) == []
 
 
 def test_a_copy_is_kept_when_the_winning_score_rose():
     revival, competition, health, _ = begun()
     settle(health, [0, 2, 1], 3, best=0.7)
     copy = weights(competition, 2)
-    assert revival.step(124, competition, [competition.bank], health, may_revive=False) == []
-    (event,) = revival.step(125, competition, [competition.bank], health, may_revive=False)
+    assert revival.step(124, competition, health, may_revive=False) == []
+    (event,) = revival.step(125, competition, health, may_revive=False)
     assert event["event"] == "revival kept"
     assert event["score_after"] > event["score_before"]
     assert equal(weights(competition, 2), copy)
@@ -136,7 +136,7 @@ def test_a_copy_is_undone_when_the_winning_score_did_not_rise():
     revival, competition, health, former = begun()
     settle(health, [0, 0, 2, 1, 1], 3, best=0.5)
     donor = weights(competition, 0)
-    (event,) = revival.step(125, competition, [competition.bank], health, may_revive=False)
+    (event,) = revival.step(125, competition, health, may_revive=False)
     assert event["event"] == "revival undone"
     assert equal(weights(competition, 2), former)
     assert equal(weights(competition, 0), donor)
@@ -147,7 +147,7 @@ def test_a_copy_that_took_over_leaves_its_weights_to_the_donor():
     revival, competition, health, former = begun()
     settle(health, [2, 2, 0, 1, 1], 3, best=0.5)
     copy = weights(competition, 2)
-    revival.step(125, competition, [competition.bank], health, may_revive=False)
+    revival.step(125, competition, health, may_revive=False)
     assert equal(weights(competition, 0), copy)
     assert equal(weights(competition, 2), former)
 
@@ -156,23 +156,15 @@ def test_tries_are_limited_and_then_the_expert_is_given_up():
     revival, competition, health, _ = begun()
     for step in (125, 225):
         settle(health, [0, 0, 0, 1, 1], 3, best=0.5)
-        revival.step(step, competition, [competition.bank], health, may_revive=True)
+        revival.step(step, competition, health, may_revive=True)
     assert revival.tries.tolist() == [0, 0, 2]
     assert revival.given_up().tolist() == [False, False, True]
     settle(health, [0, 0, 0, 1, 1], 3, best=0.5)
-    assert revival.step(250, competition, [competition.bank], health, may_revive=True) == []
-
-
-def test_an_average_of_the_weights_follows():
-    revival, competition, health = Revival(3, 0), small_competition(), Health.start(3)
-    average = small_competition(seed=5).bank
-    settle(health, [0, 0, 0, 1, 1], 3)
-    revival.step(25, competition, [competition.bank, average], health, may_revive=True)
-    assert equal(dict(average[2].state_dict()), weights(competition, 2))
+    assert revival.step(250, competition, health, may_revive=True) == []
 
 
 def test_state_survives_a_save():
-    revival, competition, health, former = begun()
+    revival, _competition, _health, former = begun()
     values, tensors = revival.state()
     again = Revival(3, 0, trial_steps=100)
     again.restore(json.loads(json.dumps(values)), tensors)

@@ -14,9 +14,10 @@ from licm import checkpoint as files
 from licm.config import Config, make_config
 from licm.datasets import TrainingData, load_training_data, make_mixture
 from licm.mechanisms import parse_mechanisms
+from licm.run import load_run
 from licm.seeding import generator
 from licm.sources import ImageSet
-from licm.training import load_run, train
+from licm.training import train
 from tests.problems import bars
 
 SMALL = {
@@ -87,7 +88,8 @@ def test_same_seed_same_bits_and_another_seed_others(tmp_path, preset):
     assert_same_bits(tmp_path / "a", tmp_path / "b")
     train(config.model_copy(update={"seed": 1}), tmp_path / "c", data=small_data())
     assert not torch.equal(
-        tensors_of(tmp_path / "a")["discriminator.logit.weight"], tensors_of(tmp_path / "c")["discriminator.logit.weight"]
+        tensors_of(tmp_path / "a")["discriminator.logit.weight"],
+        tensors_of(tmp_path / "c")["discriminator.logit.weight"],
     )
 
 
@@ -184,7 +186,7 @@ def test_a_folder_that_is_taken_is_refused_and_left_alone(tmp_path):
 
 def test_too_few_images_and_oblong_images_are_refused_before_anything_is_written(tmp_path):
     few = replace(small_data(), transformed=small_data().transformed[:7])
-    with pytest.raises(ValueError, match="transformed: 7 images are fewer than training.batch_size, 8"):
+    with pytest.raises(ValueError, match=r"transformed: 7 images are fewer than training.batch_size, 8"):
         train(small_config(), tmp_path / "run", data=few)
     oblong = replace(small_data(), canonical=small_data().canonical[..., :10])
     with pytest.raises(ValueError, match="canonical: expected square images, got 12x10 px"):

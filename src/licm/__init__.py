@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from licm.evaluation import evaluate
     from licm.mechanisms import MECHANISMS, Chain, Mechanism, parse_mechanism, parse_mechanisms
     from licm.models import Discriminator, Expert, ExpertBank
-    from licm.training import Run, load_run, train
+    from licm.run import Run, load_run
+    from licm.training import train
 
 _HOME = {
     "licm.competition": ["Competition", "compete"],
@@ -24,7 +25,8 @@ _HOME = {
     "licm.evaluation": ["evaluate"],
     "licm.mechanisms": ["MECHANISMS", "Chain", "Mechanism", "parse_mechanism", "parse_mechanisms"],
     "licm.models": ["Discriminator", "Expert", "ExpertBank"],
-    "licm.training": ["Run", "load_run", "train"],
+    "licm.run": ["Run", "load_run"],
+    "licm.training": ["train"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

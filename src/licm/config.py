@@ -88,7 +88,6 @@ class TrainingConfig(_Section):
     betas: tuple[float, float] = (0.9, 0.999)
     decay: bool = Field(True, description="constant, then linear to zero; False: constant to the end")
     healthy_steps: int = Field(100, ge=1, description="steps of health after which the decay begins")
-    average: float = Field(0.98, ge=0, lt=1, description="decay of the experts' weight average; 0: none")
     validate_every: int = Field(25, ge=1)
     validation_images: int = Field(500, ge=1)
     save_every: int = Field(50, ge=1)
@@ -126,7 +125,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "discriminator": {"activation": "elu"},
         "competition": {"objective": "all_experts", "loser_samples": None, "r1_gamma": 0.0},
         "revival": {"enabled": False},
-        "training": {"steps": 600, "decay": False, "average": 0.0},
+        "training": {"steps": 600, "decay": False},
     },
 }
 

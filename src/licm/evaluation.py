@@ -13,7 +13,7 @@ from licm.competition import compete
 from licm.config import Config
 from licm.datasets import Mixture, evaluation_mixture, load_originals, load_training_data, to_float
 from licm.mechanisms import parse_mechanisms
-from licm.training import Run, load_run
+from licm.run import Run, load_run
 
 Split = Literal["test", "validation"]
 
@@ -47,7 +47,7 @@ def evaluate(folder: str | Path, *, split: Split = "test", device: str = "cpu") 
         "finished": run.finished,
         "train_seconds": round(run.seconds, 2),
         "num_experts": run.config.num_experts,
-        "receptive_radius": run.competition.bank[0].receptive_radius,
+        "receptive_radius": run.experts[0].receptive_radius,
         "identity": next((r for r in history if r["kind"] == "identity"), None),
         "revivals": [r for r in history if r["kind"] == "revival"],
         "settled_steps": _settled_steps(history),
@@ -127,8 +127,7 @@ def _label_free_figures(run: Run) -> dict[str, Any]:
 
 def _restore(run: Run, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns D's probabilities [N', n], winners [n] and the winners' outputs, on the CPU."""
-    device = next(run.discriminator.parameters()).device
-    moved = images.to(device, memory_format=torch.channels_last)
+    moved = images.to(run.device, memory_format=torch.channels_last)
     scores, winners = compete(run.experts, run.discriminator, moved)
     parts = zip(moved.split(256), winners.split(256))
     restored = torch.cat([run.experts.restore(part, chosen) for part, chosen in parts])
@@ -137,8 +136,7 @@ def _restore(run: Run, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.no_grad()
 def _real_score(run: Run, canonical: Tensor) -> float:
-    device = next(run.discriminator.parameters()).device
-    logits = torch.cat([run.discriminator(part.to(device)) for part in canonical.split(256)])
+    logits = torch.cat([run.discriminator(part.to(run.device)) for part in canonical.split(256)])
     return logits.sigmoid().mean().item()
 
 

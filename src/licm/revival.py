@@ -14,7 +14,6 @@ from torch import Tensor
 
 from licm.competition import Competition
 from licm.health import Health
-from licm.models import ExpertBank
 from licm.seeding import generator
 
 
@@ -66,7 +65,6 @@ class Revival:
         self,
         step: int,
         competition: Competition,
-        banks: list[ExpertBank],
         health: Health,
         *,
         may_revive: bool,
@@ -75,8 +73,7 @@ class Revival:
 
         Args:
             step: The number of steps done.
-            competition: Its optimiser forgets what it knew of experts whose weights are replaced.
-            banks: The experts and, where kept, their weight average; all are changed in place.
+            competition: Its experts are changed in place; its optimiser forgets what it knew of them.
             health: Win shares and winning scores; changed where experts split or rejoin.
             may_revive: Whether new trials may begin.
 
@@ -86,11 +83,11 @@ class Revival:
         events = []
         for trial in [t for t in self.trials if step - t.step >= self.trial_steps]:
             self.trials.remove(trial)
-            events.append(self._end(trial, competition, banks, health))
+            events.append(self._end(trial, competition, health))
         if may_revive and step % self.every == 0:
             pair = self._choose(health)
             if pair is not None:
-                events.append(self._begin(step, *pair, competition, banks, health))
+                events.append(self._begin(step, *pair, competition, health))
         return events
 
     def _choose(self, health: Health) -> tuple[int, int] | None:
@@ -113,28 +110,26 @@ class Revival:
         revived: int,
         donor: int,
         competition: Competition,
-        banks: list[ExpertBank],
         health: Health,
     ) -> dict[str, Any]:
-        former = {key: value.clone() for key, value in banks[0][revived].state_dict().items()}
+        bank = competition.bank
+        former = {key: value.clone() for key, value in bank[revived].state_dict().items()}
         trial = Trial(revived, donor, step, health.winning_score[donor].item(), former)
         self.trials.append(trial)
         self.tries[revived] += 1
         draws = generator(self.seed, "revival noise", step)
         with torch.no_grad():
-            banks[0][revived].load_state_dict(banks[0][donor].state_dict())
-            for parameter in banks[0][revived].parameters():
+            bank[revived].load_state_dict(bank[donor].state_dict())
+            for parameter in bank[revived].parameters():
                 size = self.noise * parameter.square().mean().sqrt()
                 parameter.add_(size * torch.randn(parameter.shape, generator=draws).to(parameter))
-        for bank in banks[1:]:
-            bank[revived].load_state_dict(banks[0][revived].state_dict())
         competition.forget(revived)
         health.win_share[[revived, donor]] = health.win_share[[revived, donor]].mean()
         health.winning_score[revived] = health.winning_score[donor]
         return {"event": "revived", "expert": revived, "donor": donor, "try": int(self.tries[revived])}
 
-    def _end(self, trial: Trial, competition: Competition, banks: list[ExpertBank], health: Health) -> dict[str, Any]:
-        pair = [trial.revived, trial.donor]
+    def _end(self, trial: Trial, competition: Competition, health: Health) -> dict[str, Any]:
+        bank, pair = competition.bank, [trial.revived, trial.donor]
         share = health.win_share[pair]
         score_after = ((share * health.winning_score[pair]).sum() / share.sum().clamp(min=1e-12)).item()
         event: dict[str, Any] = {"expert": trial.revived, "donor": trial.donor}
@@ -142,11 +137,9 @@ class Revival:
         if score_after > trial.score_before:
             return {"event": "revival kept", **event}
         if share[0] > share[1]:  # the copy took over: what it learnt stays, as the donor
-            for bank in banks:
-                bank[trial.donor].load_state_dict(bank[trial.revived].state_dict())
+            bank[trial.donor].load_state_dict(bank[trial.revived].state_dict())
             competition.forget(trial.donor)
-        for bank in banks:
-            bank[trial.revived].load_state_dict(trial.former)
+        bank[trial.revived].load_state_dict(trial.former)
         competition.forget(trial.revived)
         health.win_share[trial.donor] = share.sum()
         health.win_share[trial.revived] = 0.0

@@ -10,127 +10,29 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from licm import checkpoint as files
-from licm.competition import Competition, StepRecord, compete
+from licm.competition import StepRecord, compete
 from licm.config import Config, to_yaml
 from licm.datasets import Mixture, TrainingData, load_training_data
-from licm.health import Health
 from licm.identity import analytic_identity, identity_errors, train_identity
 from licm.metrics import matched_share, mean_per_mechanism, psnr, winner_matrix
-from licm.models import Discriminator, Expert, ExpertBank
-from licm.revival import Revival
-from licm.seeding import derive_seed, generator
+from licm.run import Run, build_run, load_run, save_run
+from licm.seeding import generator
 
 Callback = Callable[[dict[str, Any]], None]
-
-
-@dataclass
-class Run:
-    """A run in memory.
-
-    Attributes:
-        config: Its configuration.
-        competition: Experts, discriminator, optimisers.
-        average: The experts' weight average, or None.
-        health: Label-free health.
-        revival: The rule's state.
-        step: Steps done.
-        learning_rate_factor: That of the last step.
-        decay_start: The step from which the learning rate falls, once known.
-        seconds: Time spent, over all sessions.
-        events: What the revival rule did at the last step.
-    """
-
-    config: Config
-    competition: Competition
-    average: AveragedModel | None
-    health: Health
-    revival: Revival
-    step: int = 0
-    learning_rate_factor: float = 1.0
-    decay_start: int | None = None
-    seconds: float = 0.0
-    events: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def experts(self) -> ExpertBank:
-        """The experts to use: their weight average where one is kept."""
-        return self.competition.bank if self.average is None else cast(ExpertBank, self.average.module)
-
-    @property
-    def finished(self) -> bool:
-        """Whether the schedule has come to its end: the limit, or the end of the decay."""
-        end = self.config.training.steps
-        if self.decay_start is not None:
-            end = min(end, self.decay_start + self.decay_length)
-        return self.step >= end
-
-    @property
-    def decay_length(self) -> int:
-        """Steps from the start of the decay to its end: half the limit."""
-        return self.config.training.steps - self.config.training.steps // 2
-
-    @property
-    def discriminator(self) -> Discriminator:
-        """D."""
-        return self.competition.discriminator
-
-
-def build_run(config: Config, *, channels: int, image_size: int, device: str = "cpu") -> Run:
-    """Builds a run's modules with weights drawn from its seed."""
-    experts = []
-    with torch.random.fork_rng(devices=[]):
-        for index in range(config.num_experts):
-            torch.manual_seed(derive_seed(config.seed, "expert weights", index))
-            experts.append(Expert(channels=channels, **config.experts.model_dump()))
-        torch.manual_seed(derive_seed(config.seed, "discriminator weights"))
-        discriminator = Discriminator(channels=channels, image_size=image_size, **config.discriminator.model_dump())
-    bank = ExpertBank(experts)
-    for module in (bank, discriminator):
-        module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    competition = Competition(
-        bank,
-        discriminator,
-        **config.competition.model_dump(),
-        learning_rate=config.training.learning_rate,
-        betas=config.training.betas,
-    )
-    rule = config.revival
-    revival = Revival(
-        config.num_experts,
-        config.seed,
-        every=rule.every,
-        dead_below=rule.dead_below,
-        overloaded_above=rule.overloaded_above,
-        noise=rule.noise,
-        max_tries=rule.max_tries,
-        trial_steps=rule.trial_steps,
-    )
-    run = Run(config, competition, None, Health.start(config.num_experts), revival)
-    run.average = _start_average(run)
-    return run
-
-
-def _start_average(run: Run) -> AveragedModel | None:
-    decay = run.config.training.average
-    if decay == 0:
-        return None
-    return AveragedModel(run.competition.bank, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def start_identity(run: Run, transformed: Tensor, *, callback: Callback = lambda record: None) -> dict[str, Any]:
     """Brings the experts near the identity and returns a record of how near."""
     config = run.config
     steps = []
-    for index, expert in enumerate(run.competition.bank):
+    for index, expert in enumerate(run.experts):
         if config.identity.start == "trained":
             steps.append(
                 train_identity(
@@ -147,16 +49,15 @@ def start_identity(run: Run, transformed: Tensor, *, callback: Callback = lambda
         elif config.identity.start == "analytic":
             analytic_identity(expert, seed=config.seed, index=index)
         callback({"kind": "identity progress", "step": 0, "expert": index})
-    run.average = _start_average(run)
     sample = transformed[:256]
-    errors = identity_errors(run.competition.bank, sample)
+    errors = identity_errors(run.experts, sample)
     return {"kind": "identity", "step": 0, "start": config.identity.start, "steps": steps, "errors": errors}
 
 
 def advance(run: Run, data: TrainingData) -> StepRecord:
     """Does one step: batch, learning rate, competition, average, health, revival."""
     config = run.config
-    device = next(run.competition.bank.parameters()).device
+    device = run.device
     canonical, transformed = (
         batch.to(device, memory_format=torch.channels_last)
         for batch in data.batch(run.step, config.training.batch_size, seed=config.seed)
@@ -165,14 +66,10 @@ def advance(run: Run, data: TrainingData) -> StepRecord:
     run.competition.set_learning_rate_factor(run.learning_rate_factor)
     record = run.competition.step(canonical, transformed, generator(config.seed, "losers", run.step))
     run.step += 1
-    banks = [run.competition.bank]
-    if run.average is not None:
-        run.average.update_parameters(run.competition.bank)
-        banks.append(run.experts)
     run.health.update(record)
     if config.revival.enabled:
         may_revive = run.step < config.revival.until * config.training.steps
-        run.events = run.revival.step(run.step, run.competition, banks, run.health, may_revive=may_revive)
+        run.events = run.revival.step(run.step, run.competition, run.health, may_revive=may_revive)
     _update_schedule(run)
     return record
 
@@ -218,7 +115,7 @@ def validation_record(run: Run, mixture: Mixture) -> dict[str, Any]:
     """Measures the experts on a mixture with known mechanisms, for people to watch."""
     mechanism = mixture.mechanism
     counts = {"num_mechanisms": int(mechanism.max()) + 1, "num_experts": run.config.num_experts}
-    device = next(run.competition.bank.parameters()).device
+    device = run.device
     images = mixture.images.to(device, memory_format=torch.channels_last)
     scores, winners = compete(run.experts, run.discriminator, images)
     restored = run.experts.restore(images, winners).cpu()
@@ -235,81 +132,6 @@ def validation_record(run: Run, mixture: Mixture) -> dict[str, Any]:
         "winner_matrix": matrix.tolist(),
         "score_matrix": torch.stack(means, dim=1).tolist(),
     }
-
-
-def save_run(run: Run, folder: Path) -> None:
-    """Writes a checkpoint of the run."""
-    revival, former = run.revival.state()
-    tensors = {f"revival.{name}": tensor for name, tensor in former.items()}
-    for prefix, module in _modules(run).items():
-        tensors |= {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
-    for prefix, optimizer in _optimizers(run).items():
-        for index, parameter in enumerate(_parameters(optimizer)):
-            for name, value in optimizer.state.get(parameter, {}).items():
-                tensors[f"{prefix}.{index}.{name}"] = value
-    state = {
-        "step": run.step,
-        "decay_start": run.decay_start,
-        "seconds": run.seconds,
-        "image_shape": [run.competition.bank[0].last.out_channels, run.discriminator.image_size],
-        "health": run.health.state(),
-        "revival": revival,
-    }
-    files.save_checkpoint(folder, tensors, state)
-
-
-def load_run(folder: str | Path, *, device: str = "cpu") -> Run:
-    """Reads a run from its folder, to use its experts or to go on training.
-
-    Raises:
-        ValueError: If the folder is not a run or has no readable checkpoint.
-    """
-    folder = Path(folder)
-    config = files.read_config(folder)
-    tensors, state = files.load_checkpoint(folder)
-    channels, image_size = state["image_shape"]
-    run = build_run(config, channels=channels, image_size=image_size, device=device)
-
-    def under(prefix: str) -> dict[str, Tensor]:
-        start = f"{prefix}."
-        return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
-
-    for prefix, module in _modules(run).items():
-        module.load_state_dict(under(prefix))
-    for prefix, optimizer in _optimizers(run).items():
-        saved = under(prefix)
-        for index, parameter in enumerate(_parameters(optimizer)):
-            for name in ("step", "exp_avg", "exp_avg_sq"):
-                if f"{index}.{name}" in saved:
-                    value = saved[f"{index}.{name}"]
-                    like = torch.empty((), device=parameter.device) if name == "step" else parameter.detach()
-                    optimizer.state[parameter][name] = torch.empty_like(like).copy_(value)
-    run.health = Health.restore(state["health"])
-    run.revival.restore(state["revival"], {k: v.to(device) for k, v in under("revival").items()})
-    run.step, run.decay_start = state["step"], state["decay_start"]
-    run.seconds = state["seconds"]
-    return run
-
-
-def _modules(run: Run) -> dict[str, torch.nn.Module]:
-    modules: dict[str, torch.nn.Module] = {
-        "experts": run.competition.bank,
-        "discriminator": run.discriminator,
-    }
-    if run.average is not None:
-        modules["average"] = run.average
-    return modules
-
-
-def _optimizers(run: Run) -> dict[str, torch.optim.Optimizer]:
-    return {
-        "expert_optimizer": run.competition.expert_optimizer,
-        "discriminator_optimizer": run.competition.discriminator_optimizer,
-    }
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def train(

@@ -1,0 +1,173 @@
+"""A run: what it holds in memory, and its way to the run folder and back."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from licm import checkpoint as files
+from licm.competition import Competition
+from licm.config import Config
+from licm.health import Health
+from licm.models import Discriminator, Expert, ExpertBank
+from licm.revival import Revival
+from licm.seeding import derive_seed
+
+
+@dataclass
+class Run:
+    """A run in memory.
+
+    Attributes:
+        config: Its configuration.
+        competition: Experts, discriminator, optimisers.
+        health: Label-free health.
+        revival: The rule's state.
+        step: Steps done.
+        learning_rate_factor: That of the last step.
+        decay_start: The step from which the learning rate falls, once known.
+        seconds: Time spent, over all sessions.
+        events: What the revival rule did at the last step.
+    """
+
+    config: Config
+    competition: Competition
+    health: Health
+    revival: Revival
+    step: int = 0
+    learning_rate_factor: float = 1.0
+    decay_start: int | None = None
+    seconds: float = 0.0
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def experts(self) -> ExpertBank:
+        """The experts."""
+        return self.competition.bank
+
+    @property
+    def device(self) -> torch.device:
+        """Where the run computes."""
+        return next(self.experts.parameters()).device
+
+    @property
+    def finished(self) -> bool:
+        """Whether the schedule has come to its end: the limit, or the end of the decay."""
+        end = self.config.training.steps
+        if self.decay_start is not None:
+            end = min(end, self.decay_start + self.decay_length)
+        return self.step >= end
+
+    @property
+    def decay_length(self) -> int:
+        """Steps from the start of the decay to its end: half the limit."""
+        return self.config.training.steps - self.config.training.steps // 2
+
+    @property
+    def discriminator(self) -> Discriminator:
+        """D."""
+        return self.competition.discriminator
+
+
+def build_run(config: Config, *, channels: int, image_size: int, device: str = "cpu") -> Run:
+    """Builds a run's modules with weights drawn from its seed."""
+    experts = []
+    with torch.random.fork_rng(devices=[]):
+        for index in range(config.num_experts):
+            torch.manual_seed(derive_seed(config.seed, "expert weights", index))
+            experts.append(Expert(channels=channels, **config.experts.model_dump()))
+        torch.manual_seed(derive_seed(config.seed, "discriminator weights"))
+        discriminator = Discriminator(channels=channels, image_size=image_size, **config.discriminator.model_dump())
+    bank = ExpertBank(experts)
+    for module in (bank, discriminator):
+        module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    competition = Competition(
+        bank,
+        discriminator,
+        **config.competition.model_dump(),
+        learning_rate=config.training.learning_rate,
+        betas=config.training.betas,
+    )
+    rule = config.revival
+    revival = Revival(
+        config.num_experts,
+        config.seed,
+        every=rule.every,
+        dead_below=rule.dead_below,
+        overloaded_above=rule.overloaded_above,
+        noise=rule.noise,
+        max_tries=rule.max_tries,
+        trial_steps=rule.trial_steps,
+    )
+    return Run(config, competition, Health.start(config.num_experts), revival)
+
+
+def save_run(run: Run, folder: Path) -> None:
+    """Writes a checkpoint of the run."""
+    revival, former = run.revival.state()
+    tensors = {f"revival.{name}": tensor for name, tensor in former.items()}
+    for prefix, module in _modules(run).items():
+        tensors |= {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
+    for prefix, optimizer in _optimizers(run).items():
+        for index, parameter in enumerate(_parameters(optimizer)):
+            for name, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"{prefix}.{index}.{name}"] = value
+    state = {
+        "step": run.step,
+        "decay_start": run.decay_start,
+        "seconds": run.seconds,
+        "image_shape": [run.experts[0].last.out_channels, run.discriminator.image_size],
+        "health": run.health.state(),
+        "revival": revival,
+    }
+    files.save_checkpoint(folder, tensors, state)
+
+
+def load_run(folder: str | Path, *, device: str = "cpu") -> Run:
+    """Reads a run from its folder, to use its experts or to go on training.
+
+    Raises:
+        ValueError: If the folder is not a run or has no readable checkpoint.
+    """
+    folder = Path(folder)
+    config = files.read_config(folder)
+    tensors, state = files.load_checkpoint(folder)
+    channels, image_size = state["image_shape"]
+    run = build_run(config, channels=channels, image_size=image_size, device=device)
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        start = f"{prefix}."
+        return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+
+    for prefix, module in _modules(run).items():
+        module.load_state_dict(under(prefix))
+    for prefix, optimizer in _optimizers(run).items():
+        saved = under(prefix)
+        for index, parameter in enumerate(_parameters(optimizer)):
+            for name in ("step", "exp_avg", "exp_avg_sq"):
+                if f"{index}.{name}" in saved:
+                    value = saved[f"{index}.{name}"]
+                    like = torch.empty((), device=parameter.device) if name == "step" else parameter.detach()
+                    optimizer.state[parameter][name] = torch.empty_like(like).copy_(value)
+    run.health = Health.restore(state["health"])
+    run.revival.restore(state["revival"], {k: v.to(device) for k, v in under("revival").items()})
+    run.step, run.decay_start = state["step"], state["decay_start"]
+    run.seconds = state["seconds"]
+    return run
+
+
+def _modules(run: Run) -> dict[str, torch.nn.Module]:
+    return {"bank": run.experts, "discriminator": run.discriminator}
+
+
+def _optimizers(run: Run) -> dict[str, torch.optim.Optimizer]:
+    return {
+        "expert_optimizer": run.competition.expert_optimizer,
+        "discriminator_optimizer": run.competition.discriminator_optimizer,
+    }
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -72,7 +72,7 @@ class RevivalConfig(_Section):
     enabled: bool = True
     every: int = Field(25, ge=1, description="steps between looks")
     until: float = Field(0.7, ge=0, le=1, description="fraction of the step limit after which no more")
-    dead_below: float = Field(0.25, ge=0, description="win share, in units of 1/N'")
+    dead_below: float = Field(0.5, ge=0, description="win share, in units of 1/N'")
     overloaded_above: float = Field(1.4, ge=0, description="win share, in units of 1/N'")
     noise: float = Field(0.02, ge=0, description="relative noise on the copied weights")
     max_tries: int = Field(2, ge=0, description="per dead expert")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from licm.competition import StepRecord
 
-HEALTHY_MARGIN = 0.15
+HEALTHY_MARGIN = 0.4
 """Relative winner margin from which experts count as told apart; see docs/ablation.md."""
 
 

@@ -1,0 +1,1 @@
+"""Measurements that take minutes to hours; never part of the tests."""

@@ -8,6 +8,7 @@ import torch
 from licm.competition import Competition, StepRecord
 from licm.health import HEALTHY_MARGIN, Health
 from licm.revival import Revival
+from licm.seeding import generator
 from tests.problems import small_competition
 
 
@@ -24,7 +25,7 @@ def settle(health: Health, winners: list[int], num_experts: int, steps: int = 40
 
 def judge(health: Health, given_up: list[bool] | None = None) -> bool:
     flags = torch.tensor(given_up or [False] * len(health.win_share))
-    return health.judge(given_up=flags, dead_below=0.25, overloaded_above=1.4)
+    return health.judge(given_up=flags, idle_below=0.25, overloaded_above=1.4)
 
 
 def test_averages_settle_on_what_the_batches_say():
@@ -33,9 +34,35 @@ def test_averages_settle_on_what_the_batches_say():
     assert health.win_share.tolist() == pytest.approx([0.75, 0.25, 0.0], abs=1e-3)
     assert health.winning_score.tolist() == pytest.approx([0.75, 0.75, 0.0], abs=1e-2)  # 0.6 / 0.8
     assert health.margin == pytest.approx(0.5, abs=1e-3)  # (0.6 - 0.2) / 0.8
+    assert health.contribution.tolist() == pytest.approx([0.375, 0.125, 0.0], abs=1e-3)
 
 
-def test_health_needs_margin_and_every_expert_alive_and_none_overloaded():
+def test_contribution_is_what_the_mean_winning_score_would_lose():
+    """Against its definition: the mean winning score with all experts, less that without one."""
+    scores = torch.rand(4, 50, generator=generator(0, "scores"))
+    health = Health.start(4)
+    for _ in range(600):
+        health.update(StepRecord(scores, scores.argmax(dim=0), 0.5, 0.0, 0.0))
+    for expert in range(4):
+        without = torch.cat([scores[:expert], scores[expert + 1 :]])
+        loss = (scores.max(dim=0).values - without.max(dim=0).values).mean() / 0.5
+        assert health.contribution[expert].item() == pytest.approx(loss.item(), abs=1e-4)
+
+
+def test_of_two_experts_that_do_the_same_both_are_idle_and_a_rare_rightful_owner_is_not():
+    scores = torch.full((4, 20), 0.1)
+    scores[0, :16] = scores[1, :16] = 0.6  # two for the same sixteen images
+    scores[1, :8] += 0.01
+    scores[0, 8:16] += 0.01
+    scores[2, 16:19] = 0.6
+    scores[3, 19] = 0.6  # a twentieth of the images, but nobody else could do them
+    health = Health.start(4)
+    for _ in range(400):
+        health.update(StepRecord(scores, scores.argmax(dim=0), 0.8, 0.0, 0.0))
+    assert health.idle(0.25).tolist() == [True, True, False, False]
+
+
+def test_health_needs_margin_and_every_expert_at_work_and_none_overloaded():
     even, uneven = [0, 0, 1, 1], [0, 0, 0, 1]
     health = Health.start(2)
     settle(health, even, 2)
@@ -54,13 +81,19 @@ def test_health_needs_margin_and_every_expert_alive_and_none_overloaded():
     assert not judge(narrow)
 
 
+def test_a_single_expert_is_never_idle():
+    health = Health.start(1)
+    settle(health, [0, 0], 1, steps=3)
+    assert judge(health)
+
+
 def test_health_survives_json():
     health = Health.start(3)
     settle(health, [0, 1, 2, 2], 3, steps=7)
     judge(health)
     again = Health.restore(json.loads(json.dumps(health.state())))
     assert again.state() == health.state()
-    assert torch.equal(again.win_share, health.win_share)
+    assert torch.equal(again.contribution, health.contribution)
 
 
 def weights(competition: Competition, expert: int) -> dict[str, torch.Tensor]:
@@ -82,7 +115,7 @@ def begun(*, num_experts: int = 3) -> tuple[Revival, Competition, Health, dict[s
     return revival, competition, health, former
 
 
-def test_a_dead_expert_becomes_a_noisy_copy_of_the_most_overloaded():
+def test_an_idle_expert_becomes_a_noisy_copy_of_the_most_overloaded():
     _, competition, health, former = begun()
     copy, donor = weights(competition, 2), weights(competition, 0)
     assert not equal(copy, former)
@@ -92,17 +125,18 @@ def test_a_dead_expert_becomes_a_noisy_copy_of_the_most_overloaded():
     assert health.win_share[0] == health.win_share[2] == pytest.approx(0.3, abs=1e-2)
 
 
-def test_the_copys_optimiser_is_fresh():
+def test_the_copy_is_a_twin_down_to_the_optimisers_state():
     revival, competition = Revival(3, 0), small_competition()
     for parameter in competition.bank.parameters():
-        parameter.grad = torch.ones_like(parameter)
+        parameter.grad = torch.randn_like(parameter)
     competition.expert_optimizer.step()
     health = Health.start(3)
     settle(health, [0, 0, 0, 1, 1], 3)
     revival.step(25, competition, health, may_revive=True)
     state = competition.expert_optimizer.state
-    assert all(parameter not in state for parameter in competition.bank[2].parameters())
-    assert all(parameter in state for parameter in competition.bank[0].parameters())
+    for copy, donor in zip(competition.bank[2].parameters(), competition.bank[0].parameters()):
+        assert all(torch.equal(state[copy][name], state[donor][name]) for name in ("exp_avg", "exp_avg_sq", "step"))
+        assert state[copy]["exp_avg"].data_ptr() != state[donor]["exp_avg"].data_ptr()
 
 
 @pytest.mark.parametrize(("step", "may_revive"), [(24, True), (25, False)])
@@ -114,7 +148,7 @@ def test_no_revival_between_looks_or_when_it_is_over(step, may_revive):
 
 def test_no_revival_without_an_overloaded_expert():
     revival, competition, health = Revival(3, 0), small_competition(), Health.start(3)
-    settle(health, [0, 1], 3)  # one dead, but each other has 1.5 of even: overloaded, so a pair exists
+    settle(health, [0, 1], 3)  # one idle, and each other has 1.5 of even: overloaded, so a pair exists
     assert revival._choose(health) is not None
     revival.overloaded_above = 1.6
     assert revival.step(25, competition, health, may_revive=True) == []
@@ -141,6 +175,15 @@ def test_a_copy_is_undone_when_the_winning_score_did_not_rise():
     assert equal(weights(competition, 2), former)
     assert equal(weights(competition, 0), donor)
     assert health.win_share.tolist() == pytest.approx([0.6, 0.4, 0.0], abs=1e-2)
+
+
+def test_a_copy_that_is_idle_again_is_undone_though_the_score_rose():
+    revival, competition, health, former = begun()
+    settle(health, [0, 0, 1], 3, best=0.7)
+    (event,) = revival.step(125, competition, health, may_revive=False)
+    assert event["event"] == "revival undone"
+    assert event["score_after"] > event["score_before"]
+    assert equal(weights(competition, 2), former)
 
 
 def test_a_copy_that_took_over_leaves_its_weights_to_the_donor():

@@ -34,7 +34,7 @@ SMALL = {
     "training.save_every": 3,
     "revival.every": 1,
     "revival.trial_steps": 3,
-    "revival.dead_below": 0.99,
+    "revival.idle_below": 0.99,
     "revival.overloaded_above": 1.01,
 }
 

@@ -164,6 +164,15 @@ class Competition:
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate * factor
 
+    def copy_expert(self, source: int, target: int) -> None:
+        """Makes one expert the twin of another: the same weights, statistics and optimiser state."""
+        self.bank[target].load_state_dict(self.bank[source].state_dict())
+        for old, new in zip(self.bank[source].parameters(), self.bank[target].parameters()):
+            state = self.expert_optimizer.state
+            state.pop(new, None)
+            if old in state:
+                state[new] = {name: value.clone() for name, value in state[old].items()}
+
     def forget(self, expert: int) -> None:
         """Drops the optimiser's memory of one expert, whose weights have been replaced."""
         for parameter in self.bank[expert].parameters():

@@ -67,15 +67,15 @@ class CompetitionConfig(_Section):
 
 
 class RevivalConfig(_Section):
-    """When a dead expert becomes a copy of an overloaded one; see `licm.revival`."""
+    """When an idle expert becomes a copy of an overloaded one; see `licm.revival`."""
 
     enabled: bool = True
     every: int = Field(25, ge=1, description="steps between looks")
     until: float = Field(0.7, ge=0, le=1, description="fraction of the step limit after which no more")
-    dead_below: float = Field(0.5, ge=0, description="win share, in units of 1/N'")
-    overloaded_above: float = Field(1.4, ge=0, description="win share, in units of 1/N'")
+    idle_below: float = Field(0.25, ge=0, description="contribution, in units of the mean one")
+    overloaded_above: float = Field(1.25, ge=0, description="win share, in units of 1/N'")
     noise: float = Field(0.02, ge=0, description="relative noise on the copied weights")
-    max_tries: int = Field(2, ge=0, description="per dead expert")
+    max_tries: int = Field(2, ge=0, description="per idle expert")
     trial_steps: int = Field(100, ge=1, description="steps after which a copy is kept or undone")
 
 

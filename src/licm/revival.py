@@ -1,9 +1,11 @@
-"""Revival: a dead expert starts again as a copy of an overloaded one.
+"""Revival: an idle expert starts again as a copy of an overloaded one.
 
-An expert that never wins never learns, so without help it stays dead while another owns two mechanisms. The
-copy, with a little noise on its weights, and the overloaded expert then compete for those mechanisms and
-usually split them. Where there is nothing to split (more experts than mechanisms) the copy does not help: each
-copy is on trial, undone when the winning score of the pair has not risen, and an expert is tried only so often.
+An expert that never wins never learns, so without help it stays dead while another owns two mechanisms; and two
+experts that do the same work leave another mechanism without an owner. Both are idle: without them the winning
+score would hardly fall (`Health.contribution`). The copy, a twin down to the optimiser's state but for a little
+noise on the weights, and the overloaded expert then compete for its mechanisms and usually split them. Where
+there is nothing to split (more experts than mechanisms) the copy does not help: each is on trial, undone when
+the pair's winning score has not risen or the copy is idle again, and an expert is tried only so often.
 """
 
 from dataclasses import dataclass, field
@@ -43,8 +45,8 @@ class Revival:
     num_experts: int
     seed: int
     every: int = 25
-    dead_below: float = 0.25
-    overloaded_above: float = 1.4
+    idle_below: float = 0.25
+    overloaded_above: float = 1.25
     noise: float = 0.02
     max_tries: int = 2
     trial_steps: int = 100
@@ -91,18 +93,18 @@ class Revival:
         return events
 
     def _choose(self, health: Health) -> tuple[int, int] | None:
-        """Returns the most dead expert with tries left and the most overloaded, neither on trial, or None."""
+        """Returns the idlest expert with tries left and the most overloaded, neither on trial, or None."""
         share = health.win_share * self.num_experts
         busy = torch.zeros(self.num_experts, dtype=torch.bool)
         for trial in self.trials:
             busy[[trial.revived, trial.donor]] = True
-        dead = (share < self.dead_below) & (self.tries < self.max_tries) & ~busy
-        overloaded = (share > self.overloaded_above) & ~busy
-        if not (dead.any() and overloaded.any()):
+        idle = health.idle(self.idle_below) & (self.tries < self.max_tries) & ~busy
+        overloaded = (share > self.overloaded_above) & ~busy & ~idle
+        if not (idle.any() and overloaded.any()):
             return None
-        lowest = torch.where(dead, share, torch.inf).argmin()
+        idlest = torch.where(idle, health.contribution, torch.inf).argmin()
         highest = torch.where(overloaded, share, -torch.inf).argmax()
-        return int(lowest), int(highest)
+        return int(idlest), int(highest)
 
     def _begin(
         self,
@@ -118,14 +120,14 @@ class Revival:
         self.trials.append(trial)
         self.tries[revived] += 1
         draws = generator(self.seed, "revival noise", step)
+        competition.copy_expert(donor, revived)
         with torch.no_grad():
-            bank[revived].load_state_dict(bank[donor].state_dict())
             for parameter in bank[revived].parameters():
                 size = self.noise * parameter.square().mean().sqrt()
                 parameter.add_(size * torch.randn(parameter.shape, generator=draws).to(parameter))
-        competition.forget(revived)
         health.win_share[[revived, donor]] = health.win_share[[revived, donor]].mean()
         health.winning_score[revived] = health.winning_score[donor]
+        health.contribution[[revived, donor]] = health.contribution[[revived, donor]].mean()
         return {"event": "revived", "expert": revived, "donor": donor, "try": int(self.tries[revived])}
 
     def _end(self, trial: Trial, competition: Competition, health: Health) -> dict[str, Any]:
@@ -134,15 +136,16 @@ class Revival:
         score_after = ((share * health.winning_score[pair]).sum() / share.sum().clamp(min=1e-12)).item()
         event: dict[str, Any] = {"expert": trial.revived, "donor": trial.donor}
         event |= {"score_before": trial.score_before, "score_after": score_after}
-        if score_after > trial.score_before:
+        if score_after > trial.score_before and not health.idle(self.idle_below)[trial.revived]:
             return {"event": "revival kept", **event}
         if share[0] > share[1]:  # the copy took over: what it learnt stays, as the donor
-            bank[trial.donor].load_state_dict(bank[trial.revived].state_dict())
-            competition.forget(trial.donor)
+            competition.copy_expert(trial.revived, trial.donor)
         bank[trial.revived].load_state_dict(trial.former)
         competition.forget(trial.revived)
         health.win_share[trial.donor] = share.sum()
         health.win_share[trial.revived] = 0.0
+        health.contribution[trial.donor] = health.contribution[pair].sum()
+        health.contribution[trial.revived] = 0.0
         return {"event": "revival undone", **event}
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -95,7 +95,7 @@ def build_run(config: Config, *, channels: int, image_size: int, device: str = "
         config.num_experts,
         config.seed,
         every=rule.every,
-        dead_below=rule.dead_below,
+        idle_below=rule.idle_below,
         overloaded_above=rule.overloaded_above,
         noise=rule.noise,
         max_tries=rule.max_tries,

@@ -86,7 +86,7 @@ def _update_schedule(run: Run) -> None:
     training = run.config.training
     rule = run.config.revival
     run.health.judge(
-        given_up=run.revival.given_up(), dead_below=rule.dead_below, overloaded_above=rule.overloaded_above
+        given_up=run.revival.given_up(), idle_below=rule.idle_below, overloaded_above=rule.overloaded_above
     )
     if training.decay and run.decay_start is None:
         held = run.health.healthy_steps >= training.healthy_steps and not run.revival.trials
@@ -105,6 +105,7 @@ def step_record(run: Run, record: StepRecord) -> dict[str, Any]:
         "winning_score": record.scores.max(dim=0).values.mean().item(),
         "margin": run.health.margin,
         "win_share": [round(share, 5) for share in run.health.win_share.tolist()],
+        "contribution": [round(value, 5) for value in run.health.contribution.tolist()],
         "healthy_steps": run.health.healthy_steps,
         "learning_rate_factor": run.learning_rate_factor,
         "seconds": round(run.seconds, 2),

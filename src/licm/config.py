@@ -47,7 +47,7 @@ class DiscriminatorConfig(_Section):
     widths: tuple[int, ...] = (16, 32, 64)
     convolutions: int = Field(2, ge=1)
     hidden: int = Field(1024, ge=1)
-    activation: Literal["elu", "leaky_relu"] = "elu"
+    activation: Literal["elu", "leaky_relu"] = "leaky_relu"
 
 
 class IdentityConfig(_Section):
@@ -55,7 +55,7 @@ class IdentityConfig(_Section):
 
     start: Literal["trained", "analytic", "none"] = "trained"
     tolerance: float = Field(0.002, gt=0)
-    max_steps: int = Field(500, ge=1)
+    max_steps: int = Field(700, ge=1)
 
 
 class CompetitionConfig(_Section):
@@ -82,7 +82,7 @@ class RevivalConfig(_Section):
 class TrainingConfig(_Section):
     """The loop."""
 
-    steps: int = Field(500, ge=1, description="the limit")
+    steps: int = Field(700, ge=1, description="the limit")
     batch_size: int = Field(32, ge=2)
     learning_rate: float = Field(1e-3, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
@@ -121,7 +121,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {
         "data": {"image_size": 32},
-        "experts": {"width": 32, "activation": "elu"},
+        "experts": {"width": 32},
         "discriminator": {"activation": "elu"},
         "competition": {"objective": "all_experts", "loser_samples": None, "r1_gamma": 0.0},
         "revival": {"enabled": False},

@@ -49,6 +49,17 @@ def test_contribution_is_what_the_mean_winning_score_would_lose():
         assert health.contribution[expert].item() == pytest.approx(loss.item(), abs=1e-4)
 
 
+def test_gaps_are_the_mean_leads_over_each_experts_own_images():
+    scores = torch.rand(3, 40, generator=generator(0, "scores"))
+    winners = scores.argmax(dim=0)
+    health = Health.start(3)
+    for _ in range(600):
+        health.update(StepRecord(scores, winners, 0.5, 0.0, 0.0))
+    for i in range(3):
+        leads = (scores[i] - scores)[:, winners == i].mean(dim=1) / 0.5
+        assert health.gaps[i].tolist() == pytest.approx(leads.tolist(), abs=1e-4)
+
+
 def test_of_two_experts_that_do_the_same_both_are_idle_and_a_rare_rightful_owner_is_not():
     scores = torch.full((4, 20), 0.1)
     scores[0, :16] = scores[1, :16] = 0.6  # two for the same sixteen images
@@ -177,9 +188,26 @@ def test_a_copy_is_undone_when_the_winning_score_did_not_rise():
     assert health.win_share.tolist() == pytest.approx([0.6, 0.4, 0.0], abs=1e-2)
 
 
-def test_a_copy_that_is_idle_again_is_undone_though_the_score_rose():
+def test_a_copy_that_is_dead_again_is_undone_though_the_score_rose():
     revival, competition, health, former = begun()
     settle(health, [0, 0, 1], 3, best=0.7)
+    (event,) = revival.step(125, competition, health, may_revive=False)
+    assert event["event"] == "revival undone"
+    assert event["score_after"] > event["score_before"]
+    assert equal(weights(competition, 2), former)
+
+
+def test_a_copy_that_still_does_the_donors_work_is_undone_though_the_score_rose():
+    revival, competition, health, former = begun()
+    scores = torch.full((3, 6), 0.2)
+    scores[0, :4] = scores[2, :4] = 0.7  # the pair on the same four images, two won by each
+    scores[0, :2] += 0.02
+    scores[2, 2:4] += 0.02
+    scores[1, 4:] = 0.7
+    for _ in range(400):
+        health.update(StepRecord(scores, scores.argmax(dim=0), 0.8, 0.0, 0.0))
+    assert health.are_duplicates(0, 2, 0.1)
+    assert not health.are_duplicates(0, 1, 0.1)
     (event,) = revival.step(125, competition, health, may_revive=False)
     assert event["event"] == "revival undone"
     assert event["score_after"] > event["score_before"]

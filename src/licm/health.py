@@ -27,19 +27,23 @@ class Health:
         contribution: How much the mean winning score would fall without each expert, over D's score of canonical
             images, [N']: the mean of best minus second-best score where it wins, zero elsewhere. An expert that
             never wins contributes nothing, and neither does one of two that do the same.
+        gaps: How far expert j is from doing expert i's work, [N', N']: the mean of i's score minus j's over the
+            images i wins, over D's score of canonical images.
         healthy_steps: Consecutive steps of health up to now.
     """
 
     win_share: Tensor
     winning_score: Tensor
     contribution: Tensor
+    gaps: Tensor
     healthy_steps: int = 0
     decay: float = 0.98
 
     @classmethod
     def start(cls, num_experts: int) -> "Health":
         """Returns the state before the first step: even shares, no scores."""
-        return cls(torch.full((num_experts,), 1 / num_experts), torch.zeros(num_experts), torch.zeros(num_experts))
+        zeros = torch.zeros(num_experts)
+        return cls(zeros + 1 / num_experts, zeros, zeros.clone(), torch.zeros(num_experts, num_experts))
 
     @property
     def margin(self) -> float:
@@ -52,10 +56,13 @@ class Health:
         wins = torch.bincount(winners, minlength=len(scores)).float()
         best = scores.gather(0, winners[None])[0]
         self.win_share = torch.lerp(wins / wins.sum(), self.win_share, self.decay)
-        mean_score = torch.zeros(len(scores)).index_add_(0, winners, best) / wins.clamp(min=1)
+        won_by = torch.nn.functional.one_hot(winners, len(scores)).float()
+        mean_scores = (scores @ won_by / wins.clamp(min=1)).T  # [i, j]: j's score over the images i won
+        mean_score = mean_scores.diagonal()
         # An expert's score moves with the evidence: by its own wins, not by time.
         pull = 1 - self.decay ** (wins * len(scores) / wins.sum())
         self.winning_score = torch.lerp(self.winning_score, mean_score, pull)
+        self.gaps = torch.lerp(self.gaps, mean_score[:, None] - mean_scores, pull[:, None])
         if len(scores) > 1:
             gap = best - scores.scatter(0, winners[None], -torch.inf).max(dim=0).values
             contribution = torch.zeros(len(scores)).index_add_(0, winners, gap) / len(winners)
@@ -69,6 +76,10 @@ class Health:
         if len(self.contribution) == 1:
             return torch.zeros(1, dtype=torch.bool)
         return self.contribution < below * self.contribution.mean()
+
+    def are_duplicates(self, i: int, j: int, margin: float) -> bool:
+        """Returns whether either expert could do the other's work at a cost in score below `margin`."""
+        return bool(self.gaps[i, j] < margin and self.gaps[j, i] < margin)
 
     def judge(self, *, given_up: Tensor, idle_below: float, overloaded_above: float) -> bool:
         """Counts the step as healthy or not: told apart, no expert idle or overloaded.
@@ -92,6 +103,7 @@ class Health:
             "win_share": self.win_share.tolist(),
             "winning_score": self.winning_score.tolist(),
             "contribution": self.contribution.tolist(),
+            "gaps": self.gaps.tolist(),
             "healthy_steps": self.healthy_steps,
         }
 
@@ -102,5 +114,6 @@ class Health:
             win_share=torch.tensor(state["win_share"]),
             winning_score=torch.tensor(state["winning_score"]),
             contribution=torch.tensor(state["contribution"]),
+            gaps=torch.tensor(state["gaps"]),
             healthy_steps=state["healthy_steps"],
         )

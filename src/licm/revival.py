@@ -5,7 +5,8 @@ experts that do the same work leave another mechanism without an owner. Both are
 score would hardly fall (`Health.contribution`). The copy, a twin down to the optimiser's state but for a little
 noise on the weights, and the overloaded expert then compete for its mechanisms and usually split them. Where
 there is nothing to split (more experts than mechanisms) the copy does not help: each is on trial, undone when
-the pair's winning score has not risen or the copy is idle again, and an expert is tried only so often.
+the pair's winning score has not risen, the copy wins next to nothing or the two still do the same work, and an
+expert is tried only so often.
 """
 
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ class Revival:
     idle_below: float = 0.25
     overloaded_above: float = 1.25
     noise: float = 0.02
+    duplicate_margin: float = 0.1
     max_tries: int = 2
     trial_steps: int = 100
     tries: Tensor = field(init=False)
@@ -128,6 +130,7 @@ class Revival:
         health.win_share[[revived, donor]] = health.win_share[[revived, donor]].mean()
         health.winning_score[revived] = health.winning_score[donor]
         health.contribution[[revived, donor]] = health.contribution[[revived, donor]].mean()
+        health.gaps[revived], health.gaps[:, revived] = health.gaps[donor], health.gaps[:, donor]
         return {"event": "revived", "expert": revived, "donor": donor, "try": int(self.tries[revived])}
 
     def _end(self, trial: Trial, competition: Competition, health: Health) -> dict[str, Any]:
@@ -136,7 +139,9 @@ class Revival:
         score_after = ((share * health.winning_score[pair]).sum() / share.sum().clamp(min=1e-12)).item()
         event: dict[str, Any] = {"expert": trial.revived, "donor": trial.donor}
         event |= {"score_before": trial.score_before, "score_after": score_after}
-        if score_after > trial.score_before and not health.idle(self.idle_below)[trial.revived]:
+        dead = share[0] * self.num_experts < self.idle_below
+        same = health.are_duplicates(trial.revived, trial.donor, self.duplicate_margin)
+        if score_after > trial.score_before and not dead and not same:
             return {"event": "revival kept", **event}
         if share[0] > share[1]:  # the copy took over: what it learnt stays, as the donor
             competition.copy_expert(trial.revived, trial.donor)

@@ -98,6 +98,7 @@ def build_run(config: Config, *, channels: int, image_size: int, device: str = "
         idle_below=rule.idle_below,
         overloaded_above=rule.overloaded_above,
         noise=rule.noise,
+        duplicate_margin=rule.duplicate_margin,
         max_tries=rule.max_tries,
         trial_steps=rule.trial_steps,
     )

@@ -53,7 +53,7 @@ def test_gaps_are_the_mean_leads_over_each_experts_own_images():
     scores = torch.rand(3, 40, generator=generator(0, "scores"))
     winners = scores.argmax(dim=0)
     health = Health.start(3)
-    for _ in range(600):
+    for _ in range(3000):
         health.update(StepRecord(scores, winners, 0.5, 0.0, 0.0))
     for i in range(3):
         leads = (scores[i] - scores)[:, winners == i].mean(dim=1) / 0.5

@@ -64,6 +64,8 @@ class Progress:
         self.rate = f"{steps / seconds:.1f} steps/s" if seconds > 0 else ""
         share = [value * self.config.num_experts for value in record["win_share"]]
         self.health = f"wins {min(share):.1f} to {max(share):.1f} of even, margin {record['margin']:.2f}"
+        if record["idle_experts"]:
+            self.health += f", idle: {', '.join(map(str, record['idle_experts']))}"
         self.bar.update(
             self.task,
             description="training",

@@ -106,6 +106,7 @@ def step_record(run: Run, record: StepRecord) -> dict[str, Any]:
         "margin": run.health.margin,
         "win_share": [round(share, 5) for share in run.health.win_share.tolist()],
         "contribution": [round(value, 5) for value in run.health.contribution.tolist()],
+        "idle_experts": run.health.idle(run.config.revival.idle_below).nonzero().flatten().tolist(),
         "healthy_steps": run.health.healthy_steps,
         "learning_rate_factor": run.learning_rate_factor,
         "seconds": round(run.seconds, 2),

@@ -60,7 +60,7 @@ def test_gaps_are_the_mean_leads_over_each_experts_own_images():
         assert health.gaps[i].tolist() == pytest.approx(leads.tolist(), abs=1e-4)
 
 
-def test_of_two_experts_that_do_the_same_both_are_idle_and_a_rare_rightful_owner_is_not():
+def test_doubles_are_idle_and_the_rightful_owner_of_a_rare_mechanism_is_not():
     scores = torch.full((4, 20), 0.1)
     scores[0, :16] = scores[1, :16] = 0.6  # two for the same sixteen images
     scores[1, :8] += 0.01
@@ -71,6 +71,23 @@ def test_of_two_experts_that_do_the_same_both_are_idle_and_a_rare_rightful_owner
     for _ in range(400):
         health.update(StepRecord(scores, scores.argmax(dim=0), 0.8, 0.0, 0.0))
     assert health.idle(0.25).tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize("counts", [[10, 1], [8] * 8 + [15, 1]])
+def test_perfect_owners_of_an_unequal_mixture_are_left_alone(counts):
+    """As many experts as mechanisms, frequencies up to fifteen to one: overload alone revives nobody."""
+    winners = [expert for expert, count in enumerate(counts) for _ in range(count)]
+    health, revival = Health.start(len(counts)), Revival(len(counts), 0)
+    settle(health, winners, len(counts), steps=600)
+    assert not health.idle(0.25).any()
+    assert revival._choose(health) is None
+
+
+def test_an_expert_that_never_wins_is_idle_whatever_it_once_led_by():
+    health = Health.start(3)
+    settle(health, [0, 1, 2], 3, steps=200)
+    settle(health, [0, 1], 3, steps=250)
+    assert health.idle(0.25).tolist() == [False, False, True]
 
 
 def test_health_needs_margin_and_every_expert_at_work_and_none_overloaded():
@@ -84,9 +101,10 @@ def test_health_needs_margin_and_every_expert_at_work_and_none_overloaded():
     settle(health, uneven, 2)  # 1.5 times an even share
     assert not judge(health)
     assert health.healthy_steps == 0
-    assert judge(health, [False, True]), "with an expert given up, overload is not held against the others"
+    assert not judge(health, [False, True]), "an expert that has spent its tries and works makes no allowance"
     settle(health, [0, 0, 0, 0], 2)
     assert not judge(health)
+    assert judge(health, [False, True]), "with an expert given up, overload is not held against the others"
     narrow = Health.start(2)
     settle(narrow, even, 2, best=0.6, other=0.6 - 0.8 * HEALTHY_MARGIN * 0.9)
     assert not judge(narrow)
@@ -225,13 +243,14 @@ def test_a_copy_that_took_over_leaves_its_weights_to_the_donor():
 
 def test_tries_are_limited_and_then_the_expert_is_given_up():
     revival, competition, health, _ = begun()
-    for step in (125, 225):
-        settle(health, [0, 0, 0, 1, 1], 3, best=0.5)
-        revival.step(step, competition, health, may_revive=True)
+    seen = []
+    for step in range(50, 401, 25):
+        settle(health, [0, 0, 0, 1, 1], 3, steps=100, best=0.5)
+        seen += [(step, e["event"]) for e in revival.step(step, competition, health, may_revive=True)]
+    # What was just put back competes for one interval before it may be tried again.
+    assert seen == [(125, "revival undone"), (150, "revived"), (250, "revival undone")]
     assert revival.tries.tolist() == [0, 0, 2]
     assert revival.given_up().tolist() == [False, False, True]
-    settle(health, [0, 0, 0, 1, 1], 3, best=0.5)
-    assert revival.step(250, competition, health, may_revive=True) == []
 
 
 def test_state_survives_a_save():

@@ -55,7 +55,7 @@ class IdentityConfig(_Section):
 
     start: Literal["trained", "analytic", "none"] = "trained"
     tolerance: float = Field(0.002, gt=0)
-    max_steps: int = Field(700, ge=1)
+    max_steps: int = Field(500, ge=1)
 
 
 class CompetitionConfig(_Section):
@@ -72,7 +72,7 @@ class RevivalConfig(_Section):
     enabled: bool = True
     every: int = Field(25, ge=1, description="steps between looks")
     until: float = Field(0.7, ge=0, le=1, description="fraction of the step limit after which no more")
-    idle_below: float = Field(0.25, ge=0, description="contribution, in units of the mean one")
+    idle_below: float = Field(0.25, ge=0, description="lead where it wins, in units of the mean margin")
     overloaded_above: float = Field(1.25, ge=0, description="win share, in units of 1/N'")
     duplicate_margin: float = Field(0.1, ge=0, description="score gap, over D's score of canonical images")
     noise: float = Field(0.02, ge=0, description="relative noise on the copied weights")

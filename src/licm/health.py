@@ -69,13 +69,16 @@ class Health:
             self.contribution = torch.lerp(contribution, self.contribution, self.decay)
 
     def idle(self, below: float) -> Tensor:
-        """Returns which experts contribute less than `below` times the mean contribution, bool [N'].
+        """Returns which experts lead by less than `below` times the mean margin where they win, bool [N'].
 
-        They are dead, or double another's work.
+        They are dead, or double another's work. What counts is the lead in an image won, not the number of images,
+        so the rightful owner of a rare mechanism is not idle; an expert that wins less than a twentieth of an even
+        share is, whatever its lead.
         """
         if len(self.contribution) == 1:
             return torch.zeros(1, dtype=torch.bool)
-        return self.contribution < below * self.contribution.mean()
+        never = self.win_share * len(self.win_share) < 0.05
+        return never | (self.contribution < below * self.win_share * self.margin)
 
     def are_duplicates(self, i: int, j: int, margin: float) -> bool:
         """Returns whether either expert could do the other's work at a cost in score below `margin`."""
@@ -85,14 +88,15 @@ class Health:
         """Counts the step as healthy or not: told apart, no expert idle or overloaded.
 
         Args:
-            given_up: bool [N'], experts that may stay dead because their revivals did not help; while there
-                are any, overload is not held against the others.
+            given_up: bool [N'], experts that may stay idle because their tries are spent; while any of them is
+                idle, overload is not held against the others.
             idle_below: See `idle`.
             overloaded_above: Win share in units of 1/N' above which an expert is overloaded.
         """
         share = self.win_share * len(self.win_share)
-        alive = not bool((self.idle(idle_below) & ~given_up).any())
-        even = bool(given_up.any()) or bool((share <= overloaded_above).all())
+        idle = self.idle(idle_below)
+        alive = not bool((idle & ~given_up).any())
+        even = bool((idle & given_up).any()) or bool((share <= overloaded_above).all())
         apart = self.margin >= HEALTHY_MARGIN or len(share) == 1
         self.healthy_steps = self.healthy_steps + 1 if alive and even and apart else 0
         return self.healthy_steps > 0

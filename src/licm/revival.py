@@ -77,7 +77,7 @@ class Revival:
 
         Args:
             step: The number of steps done.
-            competition: Its experts are changed in place; its optimiser forgets what it knew of them.
+            competition: Its experts and their optimiser state are changed in place.
             health: Win shares and winning scores; changed where experts split or rejoin.
             may_revive: Whether new trials may begin.
 
@@ -88,7 +88,7 @@ class Revival:
         for trial in [t for t in self.trials if step - t.step >= self.trial_steps]:
             self.trials.remove(trial)
             events.append(self._end(trial, competition, health))
-        if may_revive and step % self.every == 0:
+        if may_revive and not events and step % self.every == 0:  # what was just put back first has to compete
             pair = self._choose(health)
             if pair is not None:
                 events.append(self._begin(step, *pair, competition, health))
@@ -139,7 +139,7 @@ class Revival:
         score_after = ((share * health.winning_score[pair]).sum() / share.sum().clamp(min=1e-12)).item()
         event: dict[str, Any] = {"expert": trial.revived, "donor": trial.donor}
         event |= {"score_before": trial.score_before, "score_after": score_after}
-        dead = share[0] * self.num_experts < self.idle_below
+        dead = share[0] < 0.25 * share[1]
         same = health.are_duplicates(trial.revived, trial.donor, self.duplicate_margin)
         if score_after > trial.score_before and not dead and not same:
             return {"event": "revival kept", **event}

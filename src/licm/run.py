@@ -54,11 +54,15 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the schedule has come to its end: the limit, or the end of the decay."""
-        end = self.config.training.steps
-        if self.decay_start is not None:
-            end = min(end, self.decay_start + self.decay_length)
-        return self.step >= end
+        """Whether the schedule has come to its end."""
+        return self.step >= self.end
+
+    @property
+    def end(self) -> int:
+        """The step at which the run ends as things stand: the limit, or the end of the decay."""
+        if self.decay_start is None:
+            return self.config.training.steps
+        return min(self.config.training.steps, self.decay_start + self.decay_length)
 
     @property
     def decay_length(self) -> int:

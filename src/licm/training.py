@@ -55,7 +55,7 @@ def start_identity(run: Run, transformed: Tensor, *, callback: Callback = lambda
 
 
 def advance(run: Run, data: TrainingData) -> StepRecord:
-    """Does one step: batch, learning rate, competition, average, health, revival."""
+    """Does one step: batch, learning rate, competition, health, revival."""
     config = run.config
     device = run.device
     canonical, transformed = (
@@ -68,7 +68,8 @@ def advance(run: Run, data: TrainingData) -> StepRecord:
     run.step += 1
     run.health.update(record)
     if config.revival.enabled:
-        may_revive = run.step < config.revival.until * config.training.steps
+        rule = config.revival
+        may_revive = run.step < rule.until * config.training.steps and run.step + rule.trial_steps <= run.end
         run.events = run.revival.step(run.step, run.competition, run.health, may_revive=may_revive)
     _update_schedule(run)
     return record

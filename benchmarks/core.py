@@ -43,7 +43,9 @@ def run(preset: str, seeds: list[int], runs: Path, overrides: dict[str, Any], na
         config = licm.make_config(preset, overrides={**overrides, "seed": seed})
         folder = runs / f"{name}-seed{seed}"
         with Progress(config) as progress:
-            licm.train(config, folder, resume=(folder / "config.yaml").exists(), callbacks=[progress])
+            done = licm.train(config, folder, resume=(folder / "config.yaml").exists(), callbacks=[progress])
+        if not done.finished:
+            raise SystemExit(f"stopped; the same command goes on with seed {seed}")
         RECORDS.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(licm.evaluate(folder), indent=1) + "\n")
 

@@ -98,15 +98,29 @@ def test_config_and_format(tmp_path):
     (tmp_path / "run" / files.RUN).write_text("{")
     with pytest.raises(ValueError, match="is not valid JSON"):
         files.read_config(tmp_path / "run")
+    (tmp_path / "run" / files.RUN).write_text(json.dumps(run))
+    for damage in (b"", b"\xff\xfe"):
+        (tmp_path / "run" / files.CONFIG).write_bytes(damage)
+        with pytest.raises(ValueError, match=r"config.yaml' is damaged: it holds no configuration"):
+            files.read_config(tmp_path / "run")
     with pytest.raises(ValueError, match=r"is not a run folder: config.yaml is missing"):
         files.read_config(tmp_path)
 
 
 def test_history_is_cut_at_a_step_and_survives_a_torn_last_line(tmp_path):
-    for step in range(4):
-        files.append_history(tmp_path, {"step": step})
+    records = [{"kind": "step", "step": step} for step in range(4)]
+    for record in records:
+        files.append_history(tmp_path, record)
     with (tmp_path / files.HISTORY).open("a") as file:
-        file.write('{"step": 4, "lo')
-    assert [r["step"] for r in files.read_history(tmp_path)] == [0, 1, 2, 3]
+        file.write('{"kind": "step", "step": 4, "lo')
+    assert files.read_history(tmp_path) == records
     files.cut_history(tmp_path, 2)
-    assert (tmp_path / files.HISTORY).read_text().splitlines() == ['{"step": 0}', '{"step": 1}', '{"step": 2}']
+    assert files.read_history(tmp_path) == records[:3]
+
+
+@pytest.mark.parametrize("line", ["{}", "5", "{", "\udcff"])
+def test_a_damaged_history_is_named(tmp_path, line):
+    whole = json.dumps({"kind": "step", "step": 1})
+    (tmp_path / files.HISTORY).write_text(f"{line}\n{whole}\n", errors="surrogateescape")
+    with pytest.raises(ValueError, match=r"history.jsonl' is damaged: line 1 is not a record"):
+        files.read_history(tmp_path)

@@ -34,7 +34,8 @@ def test_train_evaluate_resume(tmp_path, settings):
     done = licm("train", "--out", run, *settings, "--seed", 3)
     assert done.returncode == 0, done.stderr
     assert "identity start (trained): mean squared error at most" in done.stderr
-    assert "step 4: wins" in done.stderr
+    assert "step 4 of 4: wins" in done.stderr
+    assert "step 4: on validation matched share" in done.stderr
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert (config["seed"], config["training"]["steps"], config["num_experts"]) == (3, 4, 3)
     done = licm("evaluate", run)
@@ -69,6 +70,8 @@ def test_a_file_a_preset_and_settings(tmp_path, small_config):
         (["--config", "nowhere.yaml"], "configuration file 'nowhere.yaml': cannot be read"),
         (["--resume"], "is not a run folder: config.yaml is missing"),
         (["--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
+        (["--set", "experts.dilations=[1, 2]"], "dilations: expected 5 numbers, one per convolution"),
+        (["--set", "discriminator.widths=[4, 4, 4, 4, 4]"], "image_size: 5 poolings need at least 32 px, got 28"),
         (["--set", "batch_size=20000"], "are fewer than training.batch_size, 20000"),
     ],
 )

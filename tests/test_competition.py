@@ -96,6 +96,19 @@ def check_batch_statistics_once_a_step(competition: Competition) -> None:
                 assert buffer.item() == 3
 
 
+def check_discriminator_learns_from_losers(competition: Competition) -> None:
+    """With the winners' outputs unchanged, other losers' outputs must change D's loss."""
+    outputs = [torch.rand(6, 1, 12, 12, generator=generator(0, "outputs", j)) for j in range(3)]
+    others = [outputs[0], *(1 - output for output in outputs[1:])]
+    state = {key: value.clone() for key, value in competition.discriminator.state_dict().items()}
+    losses = []
+    for each in (outputs, others):
+        competition.discriminator.load_state_dict(state)
+        winners = torch.zeros(6, dtype=torch.int64)
+        losses.append(competition._update_discriminator(bars(6), each, winners, generator(0, "losers"))[0])
+    assert abs(losses[0] - losses[1]) > 1e-6
+
+
 # --- The bugs ------------------------------------------------------------------------------------------------
 
 
@@ -144,10 +157,22 @@ def stepping_inside_the_loop(self: Competition, transformed: Tensor, outputs: li
     return 0.0
 
 
+def discriminator_sees_winners_only(winners, num_experts, objective, draws):
+    return winners[None], torch.ones(1)
+
+
 def transforming_twice(self: Competition, transformed: Tensor) -> list[Tensor]:
     self.bank.train()
     self.bank(transformed)
     return self.bank(transformed)
+
+
+def test_the_discriminator_learns_from_losers_and_the_check_catches_winners_only(monkeypatch):
+    for objective, samples in (("all_experts", None), ("winner_weighted", 1)):
+        check_discriminator_learns_from_losers(small_competition(objective=objective, loser_samples=samples))
+    monkeypatch.setattr("licm.competition.choose_outputs", discriminator_sees_winners_only)
+    with pytest.raises(AssertionError):
+        check_discriminator_learns_from_losers(small_competition())
 
 
 # --- Tests ---------------------------------------------------------------------------------------------------

@@ -55,10 +55,16 @@ def test_a_config_is_frozen():
         ({"experts.width": "a"}, "configuration key 'experts.width': input should be a valid integer"),
         ({"experts.head": "x"}, "configuration key 'experts.head': input should be 'sigmoid' or 'residual', got 'x'"),
         ({"mechanisms": ["inver"]}, "unknown mechanism 'inver': did you mean 'invert'"),
+        ({"experts.dilations": [1, 2]}, "section 'experts': .*dilations: expected 5 numbers, one per convolution"),
+        ({"experts.dilations": [0, 1, 1, 1, 1]}, "input should be greater than or equal to 1, got 0"),
+        ({"discriminator.widths": [-1]}, "input should be greater than or equal to 1, got -1"),
+        ({"training.betas": [2, 0.9]}, "input should be less than 1, got 2"),
+        ({"identity.start": "analytic"}, "identity.start 'analytic' needs experts.head 'residual'"),
+        ({"preset": "paper"}, "preset: choose it by itself"),
         ({"mechanisms": []}, "at least one mechanism is needed"),
         ({"training.learning_rate": float("nan")}, "'training.learning_rate': input should be"),
         ({"experts": 3}, "configuration key 'experts'"),
-        ({"seed.a": 3}, "configuration key 'seed'"),
+        ({"seed.a": 3}, "configuration section 'seed'"),
     ],
 )
 def test_bad_keys_and_values(overrides, message):
@@ -78,9 +84,20 @@ def test_settings_need_a_key_and_a_value(setting):
         parse_overrides([setting])
 
 
+@pytest.mark.parametrize("value", ["{", "2020-13-45"])
+def test_settings_need_yaml(value):
+    with pytest.raises(ValueError, match="the value is not valid YAML"):
+        parse_overrides([f"seed={value}"])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("- a", "expected sections with keys, got list"), ("{", "not valid YAML"), ("1: 2", "expected sections")],
+    [
+        ("- a", "expected sections with keys, got list"),
+        ("{", "not valid YAML"),
+        ("1: 2", "expected sections"),
+        ("preset: [a]", "unknown preset"),
+    ],
 )
 def test_bad_files(tmp_path, text, message):
     path = tmp_path / "c.yaml"

@@ -50,8 +50,33 @@ def test_split_is_disjoint_complete_and_seeded(tmp_path):
     assert [len(part) for part in parts] == [40, 40, 10, 10]
     together = torch.cat([part.images for part in parts]).flatten(1)
     assert len(together.unique(dim=0)) == 100
-    assert torch.equal(load_originals(path, seed=3).test.images, originals.test.images)
-    assert not torch.equal(load_originals(path, seed=4).test.images, originals.test.images)
+    other = load_originals(path, seed=4)
+    assert torch.equal(other.test.images, originals.test.images), "the test images are the same for all runs"
+    assert not torch.equal(other.canonical.images, originals.canonical.images)
+
+
+def test_an_idx_folder_and_an_omniglot_zip_are_sources(tmp_path):
+    import struct
+    import zipfile
+
+    from PIL import Image
+
+    images = image_set(130, size=28)
+    for part, start, count in (("train", 0, 120), ("t10k", 120, 10)):
+        pixels = images.images[start : start + count, 0].numpy().tobytes()
+        head = struct.pack(">IIII", 0x803, count, 28, 28)
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(head + pixels)
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, count) + bytes(count))
+    originals = load_originals(str(tmp_path), seed=0)
+    assert [len(originals.test), len(originals.validation), len(originals.canonical)] == [10, 2, 59]
+    assert torch.equal(originals.test.images, images.images[120:])
+    with zipfile.ZipFile(tmp_path / "omniglot.zip", "w") as archive:
+        for index in range(20):
+            drawn = Image.new("1", (105, 105), 1)
+            drawn.putpixel((index, 50), 0)
+            with archive.open(f"images_background/Greek/character01/{index:04}.png", "w") as file:
+                drawn.save(file, "PNG")
+    assert len(load_originals(str(tmp_path / "omniglot.zip"), seed=0).test) == 2
 
 
 def test_mixture_puts_each_original_under_its_one_mechanism():

@@ -113,6 +113,25 @@ def test_images_of_ones_own_have_label_free_figures_only(tmp_path):
     assert "30 transformed images, 3 experts" in evaluation_table(record)
 
 
+def test_one_expert_is_evaluated_too(tmp_path, small_config):
+    train(small_config.model_copy(update={"num_experts": 1}), tmp_path / "run")
+    record = evaluate(tmp_path / "run")
+    assert record["matched_share"] == 1, "with fewer experts than mechanisms it is coverage"
+    assert record["winner_margin"] is None
+    assert "winner margin" not in evaluation_table(record)
+
+
+def test_a_run_whose_parts_do_not_fit_is_refused_in_one_line(small_run):
+    from licm.checkpoint import CONFIG
+    from licm.run import load_run
+
+    path = small_run / CONFIG
+    path.write_text(path.read_text().replace("width: 4", "width: 5"))
+    with pytest.raises(ValueError, match=r"does not fit its configuration: .*size mismatch") as error:
+        load_run(small_run)
+    assert "\n" not in str(error.value)
+
+
 def test_without_labels_there_is_no_accuracy(tmp_path):
     np.savez(tmp_path / "bars.npz", images=(bars(100) * 255).to(torch.uint8).numpy())
     train(make_config(overrides={**SMALL_RUN, "data.source": str(tmp_path / "bars.npz")}), tmp_path / "run")

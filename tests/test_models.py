@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from licm.models import Discriminator, Expert, ExpertBank, parameter_count, score_matrix
+from licm.models import Discriminator, Expert, ExpertBank, score_matrix
 from licm.seeding import generator
 
 
@@ -29,7 +29,7 @@ def test_the_slides_expert_and_discriminator():
     assert [(c.in_channels, c.out_channels) for c in convolutions] == [(1, 32), (32, 32), (32, 32), (32, 32), (32, 1)]
     assert {c.kernel_size for c in convolutions} == {(3, 3)}
     # 9 * (32 + 3 * 32 * 32 + 32) + 1 weights and the last bias, and 4 normalisations of 2 * 32.
-    assert parameter_count(expert) == 9 * (32 + 3 * 1024 + 32) + 1 + 4 * 64
+    assert sum(parameter.numel() for parameter in expert.parameters()) == 9 * (32 + 3 * 1024 + 32) + 1 + 4 * 64
     kinds = [type(m).__name__ for m in Discriminator().features]
     assert kinds == ["Conv2d", "ELU", "Conv2d", "ELU", "AvgPool2d"] * 3
 
@@ -77,7 +77,13 @@ def test_bad_arguments_are_named():
 def test_bank_restores_each_image_with_its_own_expert():
     bank = ExpertBank([Expert(width=4, depth=2) for _ in range(3)]).eval()
     x, chosen = images(5), torch.tensor([2, 0, 2, 1, 0])
+    bank.train()
     restored = bank.restore(x, chosen)
+    assert not bank.training, "restoring neither uses nor moves batch statistics"
+    with pytest.raises(ValueError, match=r"images: expected finite values in \[0, 1\]"):
+        bank.restore(2 + x, chosen)
+    with pytest.raises(ValueError, match=r"images: expected 1 channel\(s\), got 3"):
+        bank.restore(images(5, channels=3), chosen)
     for index, expert in enumerate(chosen.tolist()):
         assert torch.allclose(restored[index], bank[expert](x[index : index + 1])[0], atol=1e-6)
 

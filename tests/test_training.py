@@ -132,6 +132,38 @@ def test_a_run_killed_before_its_first_save_starts_again(tmp_path):
     assert train(small_config(), tmp_path / "run", data=small_data(), resume=True).finished
 
 
+def test_a_run_with_only_its_previous_checkpoint_left_goes_on_from_it(tmp_path):
+    config = small_config()
+    train(config, tmp_path / "whole", data=small_data())
+    train(config, tmp_path / "parts", data=small_data(), callbacks=[stop_at(7)])
+    (tmp_path / "parts" / files.CHECKPOINT).unlink()
+    resumed = []
+    train(config, tmp_path / "parts", data=small_data(), resume=True, callbacks=[resumed.append])
+    assert resumed[0]["step"] == 7, "from step 6, the last but one save, and not from the start"
+    assert_same_bits(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_interrupting_the_identity_start_stops_cleanly_and_can_be_resumed(tmp_path):
+    def interrupt(record: dict[str, Any]) -> None:
+        if record["kind"] == "identity progress":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    run = train(small_config(), tmp_path / "run", data=small_data(), callbacks=[interrupt])
+    assert (run.step, run.finished) == (0, False)
+    assert train(small_config(), tmp_path / "run", data=small_data(), resume=True).finished
+
+
+def test_divergence_is_named_and_the_last_checkpoint_kept(tmp_path):
+    def poison(record: dict[str, Any]) -> None:
+        if record["kind"] == "step" and record["step"] == 4:
+            small.transformed.fill_(float("nan"))
+
+    small = small_data()
+    with pytest.raises(ValueError, match="step 5: a loss is not finite, so training has diverged"):
+        train(small_config(), tmp_path / "run", data=small, callbacks=[poison])
+    assert load_run(tmp_path / "run").step == 3
+
+
 def test_resuming_a_finished_run_changes_nothing(tmp_path):
     train(small_config(), tmp_path / "run", data=small_data())
     before = tensors_of(tmp_path / "run")
@@ -169,6 +201,23 @@ def test_the_mechanisms_cannot_reach_training(tmp_path):
     assert matrices[0] != matrices[1]
 
 
+def test_the_mixtures_mechanism_numbers_do_not_reach_training(tmp_path, bars_file, monkeypatch):
+    """The same, through the loader: the numbers of D_Q itself are permuted where the mixture is made."""
+    from licm import datasets
+
+    config = make_config(overrides={**SMALL, "data.source": str(bars_file)})
+    train(config, tmp_path / "a")
+
+    def permuted(*arguments, **keywords):
+        mixture = make_mixture(*arguments, **keywords)
+        return replace(mixture, mechanism=1 - mixture.mechanism, labels=None)
+
+    monkeypatch.setattr(datasets, "make_mixture", permuted)
+    train(config, tmp_path / "b")
+    first, second = tensors_of(tmp_path / "a"), tensors_of(tmp_path / "b")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_validation_itself_changes_no_bit(tmp_path):
     for name, data in (("a", small_data()), ("b", replace(small_data(), validation=None))):
         train(small_config(), tmp_path / name, data=data)
@@ -191,6 +240,13 @@ def test_too_few_images_and_oblong_images_are_refused_before_anything_is_written
     oblong = replace(small_data(), canonical=small_data().canonical[..., :10])
     with pytest.raises(ValueError, match="canonical: expected square images, got 12x10 px"):
         train(small_config(), tmp_path / "run", data=oblong)
+    with pytest.raises(ValueError, match="1 validation images are under only 1 of 2 mechanisms; watch more"):
+        train(small_config(training__validation_images=1), tmp_path / "run", data=small_data())
+    with pytest.raises(ValueError, match="device 'cuda:99' cannot be used here"):
+        train(small_config(), tmp_path / "run", data=small_data(), device="cuda:99")
+    tiny = TrainingData(torch.rand(9, 1, 7, 7), torch.rand(9, 1, 7, 7))
+    with pytest.raises(ValueError, match="3 poolings need at least 8 px, got 7"):
+        train(small_config(discriminator__widths=[4, 4, 4]), tmp_path / "run", data=tiny)
     assert not (tmp_path / "run").exists()
 
 

@@ -33,7 +33,7 @@ CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensor
 logger = logging.getLogger(__name__)
 
 
-def create_run(folder: Path, config: Config) -> None:
+def create_run(folder: Path, config: Config, *, device: str = "cpu") -> None:
     """Makes a run folder.
 
     Raises:
@@ -43,11 +43,11 @@ def create_run(folder: Path, config: Config) -> None:
         raise ValueError(f"run folder {str(folder)!r} exists already; resume it or choose another")
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / CONFIG, to_yaml(config))
-    write_text(folder / RUN, json.dumps({"format": FORMAT, **provenance()}, indent=2) + "\n")
+    write_text(folder / RUN, json.dumps({"format": FORMAT, **provenance(), "device": device}, indent=2) + "\n")
 
 
-def read_config(folder: Path) -> Config:
-    """Reads the configuration of a run.
+def read_run(folder: Path) -> dict[str, Any]:
+    """Reads where a run was trained: versions, commit, machine, device.
 
     Raises:
         ValueError: If the folder is not a run, or was written in another format.
@@ -56,13 +56,35 @@ def read_config(folder: Path) -> Config:
         if not (folder / name).is_file():
             raise ValueError(f"{str(folder)!r} is not a run folder: {name} is missing")
     try:
-        run = json.loads((folder / RUN).read_text())
-    except json.JSONDecodeError:
+        run = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    except ValueError:
         raise ValueError(f"{str(folder / RUN)!r} is not valid JSON") from None
     found = run.get("format") if isinstance(run, dict) else None
     if found != FORMAT:
         raise ValueError(f"{str(folder)!r} has run format {found}, this version reads {FORMAT}")
-    return from_yaml((folder / CONFIG).read_text(), name=str(folder / CONFIG))
+    return run
+
+
+def read_config(folder: Path) -> Config:
+    """Reads the configuration of a run.
+
+    Raises:
+        ValueError: If the folder is not a run, was written in another format, or its configuration is damaged.
+    """
+    read_run(folder)
+    path = folder / CONFIG
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        text = ""
+    if not text.strip():
+        raise ValueError(f"{str(path)!r} is damaged: it holds no configuration")
+    return from_yaml(text, name=str(path))
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run has a checkpoint, the newest or the one before."""
+    return any((folder / name).exists() for name in (CHECKPOINT, PREVIOUS))
 
 
 def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -125,14 +147,21 @@ def append_history(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
-    """Reads the history; a last line cut short by a kill is left out."""
+    """Reads the history; a last line cut short by a kill is left out.
+
+    Raises:
+        ValueError: If another line is not a record.
+    """
     path = folder / HISTORY
+    lines = path.read_bytes().splitlines() if path.exists() else []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            record = json.loads(line)
+            records.append({"kind": record["kind"], "step": int(record["step"]), **record})
+        except (ValueError, KeyError, TypeError):
+            if number < len(lines):
+                raise ValueError(f"{str(path)!r} is damaged: line {number} is not a record") from None
     return records
 
 

@@ -14,6 +14,7 @@ app = typer.Typer(
     help="Learn independent causal mechanisms: competing experts that invert unknown transformations.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -49,9 +50,10 @@ def train(
     overrides |= {key: value for key, value in given.items() if value is not None}
     chosen = _choose_config(out if resume else None, config, preset, overrides)
     with Progress(chosen, quiet=quiet) as progress:
-        run = train_run(chosen, out, resume=resume, device=_check_device(device), callbacks=[progress])
+        run = train_run(chosen, out, resume=resume, device=device, callbacks=[progress])
     if not run.finished:
-        _fail(f"stopped at step {run.step} and saved; go on with: licm train --out {out} --resume", code=130)
+        saved = f"at step {run.step} and saved" if run.step else "before the first step, nothing to save yet"
+        _fail(f"stopped {saved}; go on with: licm train --out {out} --resume", code=130)
 
 
 def _choose_config(run: Path | None, config: Path | None, preset: str | None, overrides: dict[str, Any]) -> "Config":
@@ -67,17 +69,6 @@ def _choose_config(run: Path | None, config: Path | None, preset: str | None, ov
     return make_config(preset or "default", overrides=overrides)
 
 
-def _check_device(device: str) -> str:
-    import torch
-
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"device {device!r} cannot be used here: {reason}") from None
-    return device
-
-
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="The run folder.")],
@@ -88,16 +79,20 @@ def evaluate(
 ) -> None:
     """Measure a run on originals it has never seen, and save the record in its folder.
 
+    A run on folders of your own is measured, without a truth to compare with, on the transformed images it had.
+
     Example: licm evaluate runs/first --json
     """
     from licm.checkpoint import write_text
     from licm.checks import unknown_name
     from licm.evaluation import evaluate as evaluate_run
     from licm.tables import evaluation_table
+    from licm.training import check_device
 
+    check_device(device)
     if split not in ("test", "validation"):
         raise ValueError(unknown_name("split", split, ("test", "validation")))
-    record = evaluate_run(run, split=split, device=_check_device(device))  # type: ignore[arg-type]
+    record = evaluate_run(run, split=split, device=device)  # type: ignore[arg-type]
     name = "evaluation.json" if split == "test" else f"evaluation.{split}.json"
     write_text(run / name, json.dumps(record, indent=1) + "\n")
     if as_json:

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from licm.checks import check_images
 from licm.models import Discriminator, ExpertBank, score_matrix
 
 Objective = Literal["all_experts", "winner_weighted"]
@@ -255,8 +256,12 @@ def compete(
 
     Returns:
         D's probabilities [N', n] and the winners, int64 [n].
+
+    Raises:
+        TypeError: If the images are not a floating-point tensor.
+        ValueError: If they are not a batch in [0, 1] with the experts' channels and D's size.
     """
+    check_images(images, "images", channels=bank[0].last.out_channels)
     bank.eval()
-    discriminator.eval()
     logits = torch.cat([score_matrix(bank, discriminator, b) for b in images.split(batch_size)], dim=1)
     return logits.sigmoid(), choose_winners(logits)

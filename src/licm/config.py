@@ -3,10 +3,10 @@
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from licm.checks import unknown_name
 from licm.mechanisms import parse_mechanisms
@@ -22,6 +22,7 @@ class DataConfig(_Section):
     source: str = Field("embedded", description="embedded, mnist, fashion-mnist, omniglot, or a path to images")
     canonical: str | None = Field(None, description="a path to canonical images of one's own")
     transformed: str | None = Field(None, description="a path to transformed images of one's own")
+    channels: Literal[1, 3] | None = Field(None, description="grey or colour, of image folders; None: as they are")
     image_size: int | None = Field(None, ge=8, description="pad with black to this size; None: as they are")
     fresh_mixture: bool = Field(False, description="draw the mechanism of each image anew at each step")
     mechanism_weights: tuple[float, ...] | None = Field(
@@ -37,14 +38,20 @@ class ExpertConfig(_Section):
     normalization: Literal["batch", "none"] = "batch"
     activation: Literal["elu", "leaky_relu"] = "elu"
     head: Literal["sigmoid", "residual"] = "sigmoid"
-    dilations: tuple[int, ...] | None = None
+    dilations: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     coordinates: bool = False
+
+    @model_validator(mode="after")
+    def _dilations_fit_the_depth(self) -> Self:
+        if self.dilations is not None and len(self.dilations) != self.depth:
+            raise ValueError(f"dilations: expected {self.depth} numbers, one per convolution")
+        return self
 
 
 class DiscriminatorConfig(_Section):
     """The discriminator's architecture; see `licm.models.Discriminator`."""
 
-    widths: tuple[int, ...] = (16, 32, 64)
+    widths: tuple[Annotated[int, Field(ge=1)], ...] = Field((16, 32, 64), min_length=1)
     convolutions: int = Field(2, ge=1)
     hidden: int = Field(1024, ge=1)
     activation: Literal["elu", "leaky_relu"] = "leaky_relu"
@@ -86,7 +93,7 @@ class TrainingConfig(_Section):
     steps: int = Field(700, ge=1, description="the limit")
     batch_size: int = Field(32, ge=2)
     learning_rate: float = Field(1e-3, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     decay: bool = Field(True, description="constant, then linear to zero; False: constant to the end")
     healthy_steps: int = Field(100, ge=1, description="steps of health after which the decay begins")
     validate_every: int = Field(25, ge=1)
@@ -115,6 +122,12 @@ class Config(_Section):
         if not parse_mechanisms(value):
             raise ValueError("at least one mechanism is needed")
         return value
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        if self.identity.start == "analytic" and self.experts.head != "residual":
+            raise ValueError("identity.start 'analytic' needs experts.head 'residual'")
+        return self
 
 
 # What differs from the defaults above. `paper` is the slides' recipe as reconstructed in docs/method.md.
@@ -157,6 +170,8 @@ def make_config(
         raise ValueError(unknown_name("preset", preset, PRESETS))
     merged = _merge({"preset": preset}, PRESETS[preset], values or {})
     for key, value in (overrides or {}).items():
+        if key == "preset":
+            raise ValueError("preset: choose it by itself (--preset), it is not a key to set")
         *sections, name = _SHORT_KEYS.get(key, key).split(".")
         for section in reversed(sections):
             name, value = section, {name: value}
@@ -191,6 +206,8 @@ def _explain(error: ValidationError) -> str:
         hint = f"did you mean {nearest!r}? " if nearest else ""
         return f"unknown configuration key {key!r}: {hint}Valid here: {', '.join(valid)}"
     message = first["msg"].removeprefix("Value error, ")
+    if not path or isinstance(first["input"], BaseModel | dict):
+        return f"configuration{f' section {key!r}' if path else ''}: {message}"
     return f"configuration key {key!r}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
 
 
@@ -225,7 +242,7 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
             raise ValueError(f"setting {setting!r}: expected KEY=VALUE, for example steps=100")
         try:
             overrides[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             raise ValueError(f"setting {setting!r}: the value is not valid YAML") from None
     return overrides
 
@@ -249,16 +266,15 @@ def from_yaml(
     """
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         problem = " ".join(str(error).split())
         raise ValueError(f"{name}: not valid YAML: {problem}") from None
     if values is None:
         values = {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ValueError(f"{name}: expected sections with keys, got {type(values).__name__}")
-    chosen = preset or values.pop("preset", "default")
-    values.pop("preset", None)
-    return make_config(chosen, values=values, overrides=overrides)
+    of_file = values.pop("preset", "default")
+    return make_config(preset or str(of_file), values=values, overrides=overrides)
 
 
 def load_config(path: str | Path, **changes: Any) -> Config:

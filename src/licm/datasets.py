@@ -14,11 +14,18 @@ from torch import Generator, Tensor
 
 from licm.mechanisms import parse_mechanisms
 from licm.seeding import generator
-from licm.sources import ImageSet, load_embedded, load_images, load_mnist, load_omniglot
+from licm.sources import (
+    MIRRORS,
+    ImageSet,
+    find_idx_files,
+    load_embedded,
+    load_idx_folder,
+    load_images,
+    load_mnist,
+    load_omniglot,
+)
 
 Transformation = Callable[[Tensor, Generator | None], Tensor]
-
-EMBEDDED_SIZES = {"canonical": 10_000, "to_transform": 10_000, "validation": 1_000, "test": 2_000}
 
 
 @dataclass(frozen=True)
@@ -53,40 +60,46 @@ class Mixture:
         return Mixture(self.images[indices], self.mechanism[indices], self.originals[indices], labels)
 
 
-def load_originals(source: str, *, seed: int, image_size: int | None = None) -> Originals:
+def load_originals(source: str, *, seed: int, image_size: int | None = None, channels: int | None = None) -> Originals:
     """Loads a source and splits it into disjoint originals.
 
     The embedded set has fixed parts. Of a set with official training and test parts, one 60th of the training
     part is for validation and halves of the rest are canonical and to be transformed. A set without a test
-    part gives a tenth each to validation and test.
+    part gives a tenth to the test, the same for all seeds, and another tenth to validation.
 
     Args:
-        source: "embedded", "mnist", "fashion-mnist", "omniglot", or the path of images.
-        seed: Decides the split of all but the embedded set.
+        source: "embedded", "mnist", "fashion-mnist", "omniglot", or a path: a folder of images or of MNIST's four
+            IDX files, a `.npz` or IDX file, or an Omniglot `.zip`.
+        seed: Decides the split of all but the embedded set, and never what is in the test part.
         image_size: Pad with black to this height and width; None leaves the size.
+        channels: Of a folder of images: 1 for grey, 3 for colour; None as they are.
 
     Raises:
         ValueError: If the source is not understood, too small, or larger than `image_size`.
     """
     if source == "embedded":
         parts = load_embedded()
-    elif source in ("mnist", "fashion-mnist"):
-        train, test = load_mnist(source)
-        parts = {**_split(train, seed, {"validation": len(train) // 60}), "test": test}
+    elif source in ("mnist", "fashion-mnist") or find_idx_files(source):
+        train, test = load_mnist(source) if source in MIRRORS else load_idx_folder(source)
+        parts = {**_split(train, seed, len(train) // 60), "test": test}
     else:
-        images = load_omniglot() if source == "omniglot" else load_images(source)
+        if source == "omniglot" or source.endswith(".zip"):
+            images = load_omniglot(None if source == "omniglot" else source)
+        else:
+            images = load_images(source, channels=channels)
         tenth = len(images) // 10
-        parts = _split(images, seed, {"validation": tenth, "test": tenth})
+        order = torch.randperm(len(images), generator=generator(0, "test split"))
+        parts = {**_split(images.select(order[tenth:]), seed, tenth), "test": images.select(order[:tenth])}
     return Originals(**{name: _padded(part, image_size) for name, part in parts.items()})
 
 
-def _split(images: ImageSet, seed: int, sizes: dict[str, int]) -> dict[str, ImageSet]:
-    if min(sizes.values()) < 1:
+def _split(images: ImageSet, seed: int, validation: int) -> dict[str, ImageSet]:
+    if validation < 1:
         raise ValueError(f"data.source: too few images to split, got {len(images)}")
     order = torch.randperm(len(images), generator=generator(seed, "split"))
     parts, start = {}, 0
-    half = (len(images) - sum(sizes.values())) // 2
-    for name, size in {**sizes, "canonical": half, "to_transform": half}.items():
+    half = (len(images) - validation) // 2
+    for name, size in {"validation": validation, "canonical": half, "to_transform": half}.items():
         parts[name] = images.select(order[start : start + size])
         start += size
     return parts
@@ -215,6 +228,7 @@ def load_training_data(
     source: str,
     mechanisms: str | Sequence[str],
     seed: int,
+    channels: int | None = None,
     image_size: int | None = None,
     fresh_mixture: bool = False,
     mechanism_weights: Sequence[float] | None = None,
@@ -230,14 +244,16 @@ def load_training_data(
     if (canonical is None) != (transformed is None):
         raise ValueError("data: canonical and transformed go together, got only one of them")
     if canonical is not None and transformed is not None:
-        real, fake = (_padded(load_images(path), image_size).images for path in (canonical, transformed))
+        real, fake = (
+            _padded(load_images(path, channels=channels), image_size).images for path in (canonical, transformed)
+        )
         if real.shape[1:] != fake.shape[1:]:
             raise ValueError(
                 f"data.transformed: images [c, h, w] are {tuple(fake.shape[1:])}, "
                 f"those of data.canonical {tuple(real.shape[1:])}"
             )
         return TrainingData(to_float(real), to_float(fake))
-    originals = load_originals(source, seed=seed, image_size=image_size)
+    originals = load_originals(source, seed=seed, image_size=image_size, channels=channels)
     chosen = parse_mechanisms(mechanisms)
     mixture = make_mixture(originals.to_transform, chosen, draws=generator(seed, "mixture"), weights=mechanism_weights)
 

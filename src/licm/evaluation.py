@@ -31,7 +31,8 @@ def evaluate(folder: str | Path, *, split: Split = "test", device: str = "cpu") 
         device: Where to compute.
 
     Returns:
-        One record of JSON values: the figures, the configuration, seed, versions and commit.
+        One record of JSON values: the figures, the configuration, seed, and versions and commit of training and
+        of this evaluation.
 
     Raises:
         ValueError: If the folder is not a run, has no readable checkpoint, or its data cannot be read.
@@ -54,17 +55,20 @@ def evaluate(folder: str | Path, *, split: Split = "test", device: str = "cpu") 
         "health": run.health.state(),
         "seed": run.config.seed,
         "config": run.config.model_dump(mode="json"),
+        "trained_with": files.read_run(folder),
         "provenance": files.provenance(),
     }
 
 
 def _labelled_figures(run: Run, split: Split) -> dict[str, Any]:
     config = run.config
-    originals = load_originals(config.data.source, seed=config.seed, image_size=config.data.image_size)
+    originals = load_originals(
+        config.data.source, seed=config.seed, image_size=config.data.image_size, channels=config.data.channels
+    )
     mechanisms = parse_mechanisms(config.mechanisms)
     mixture = evaluation_mixture(getattr(originals, split), mechanisms)
     scores, winners, restored = _restore(run, mixture.images)
-    real_score = _real_score(run, to_float(originals.canonical.images[:1000]))
+    real_score = _real_score(run, mixture.originals)
     matrix = metrics.winner_matrix(
         mixture.mechanism, winners, num_mechanisms=len(mechanisms), num_experts=config.num_experts
     )
@@ -98,7 +102,7 @@ def _labelled_figures(run: Run, split: Split) -> dict[str, Any]:
         "duplicate_experts": metrics.duplicate_experts(matrix),
         "win_share": share.tolist(),
         "real_score": real_score,
-        "winner_margin": metrics.winner_margin(scores.T, real_score),
+        "winner_margin": _winner_margin(scores, real_score),
         "mechanisms": [str(mechanism) for mechanism in mechanisms],
         "winner_matrix": matrix.tolist(),
         "per_mechanism": per_mechanism,
@@ -121,8 +125,12 @@ def _label_free_figures(run: Run) -> dict[str, Any]:
         "duplicate_experts": metrics.duplicates_without_labels(scores.T, real_score=real_score),
         "win_share": share.tolist(),
         "real_score": real_score,
-        "winner_margin": metrics.winner_margin(scores.T, real_score),
+        "winner_margin": _winner_margin(scores, real_score),
     }
+
+
+def _winner_margin(scores: Tensor, real_score: float) -> float | None:
+    return metrics.winner_margin(scores.T, real_score) if len(scores) > 1 else None
 
 
 def _restore(run: Run, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -84,6 +84,11 @@ class Health:
         """Returns whether either expert could do the other's work at a cost in score below `margin`."""
         return bool(self.gaps[i, j] < margin and self.gaps[j, i] < margin)
 
+    def duplicates(self, margin: float) -> list[tuple[int, int]]:
+        """Returns the pairs i < j of working experts that are duplicates."""
+        working = (self.win_share * len(self.win_share) >= 0.05).nonzero().flatten().tolist()
+        return [(i, j) for j in working for i in working if i < j and self.are_duplicates(i, j, margin)]
+
     def judge(self, *, given_up: Tensor, idle_below: float, overloaded_above: float) -> bool:
         """Counts the step as healthy or not: told apart, no expert idle or overloaded.
 

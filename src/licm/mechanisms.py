@@ -172,10 +172,11 @@ MECHANISMS: dict[str, MechanismKind] = {
     "flip_horizontal": MechanismKind(flip_horizontal, inverse=flip_horizontal),
     "flip_vertical": MechanismKind(flip_vertical, inverse=flip_vertical),
     "blur": MechanismKind(blur, _levels("sigma", 0.5, 1, 1.5, 2.5), {"sigma": (0.05, 100)}),
-    "gain": MechanismKind(gain, _levels("factor", 0.9, 0.5, 0.25)),
+    "gain": MechanismKind(gain, _levels("factor", 0.9, 0.5, 0.25), {"factor": (-100, 100), "offset": (-100, 100)}),
     "contrast": MechanismKind(
         contrast,
         _levels("factor", 0.9, 0.5, 0.2),
+        {"factor": (-100, 100)},
         inverse=lambda images, generator, factor=0.5: (images - 0.5) / factor + 0.5,
         inverse_valid=lambda factor=0.5: 0 < factor <= 1,
     ),

@@ -11,6 +11,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from licm.checks import check_images
+
 Activation = Literal["elu", "leaky_relu"]
 Head = Literal["sigmoid", "residual"]
 Normalization = Literal["batch", "none"]
@@ -168,7 +170,7 @@ class ExpertBank(nn.Module):
 
     @torch.no_grad()
     def restore(self, images: Tensor, experts: Tensor) -> Tensor:
-        """Applies to each image the expert chosen for it.
+        """Applies to each image the expert chosen for it, in evaluation mode.
 
         Args:
             images: [n, c, h, w] in [0, 1].
@@ -177,6 +179,8 @@ class ExpertBank(nn.Module):
         Returns:
             [n, c, h, w] in [0, 1].
         """
+        check_images(images, "images", channels=self[0].last.out_channels)
+        self.eval()
         restored = torch.empty_like(images)
         for index in experts.unique().tolist():
             chosen = experts == index
@@ -188,8 +192,3 @@ class ExpertBank(nn.Module):
 def score_matrix(bank: ExpertBank, discriminator: Discriminator, images: Tensor) -> Tensor:
     """Returns the logits c_j = D(E_j(x')), [N', n], in the modules' current mode and without a graph."""
     return torch.stack([discriminator(expert(images)) for expert in bank])
-
-
-def parameter_count(module: nn.Module) -> int:
-    """Returns the number of trainable parameters."""
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -33,8 +33,15 @@ class Progress:
             disable=quiet or not self.console.is_terminal,
         )
         self.task = self.bar.add_task("identity start", total=config.num_experts, rate="", health="")
-        self.validated = ""
+        self.health = self.validated = self.rate = ""
         self.first: tuple[int, float] | None = None
+        self.show = {
+            "identity progress": self._show_identity_progress,
+            "identity": self._show_identity,
+            "step": self._show_step,
+            "validation": self._show_validation,
+            "revival": self._show_revival,
+        }
 
     def __enter__(self) -> "Progress":
         self.bar.start()
@@ -47,8 +54,7 @@ class Progress:
 
     def __call__(self, record: dict[str, Any]) -> None:
         """Shows one record of the history."""
-        show = getattr(self, "_show_" + record["kind"].replace(" ", "_"))
-        show(record)
+        self.show[record["kind"]](record)
 
     def _show_identity_progress(self, record: dict[str, Any]) -> None:
         self.bar.update(self.task, completed=record["expert"] + 1)
@@ -70,15 +76,19 @@ class Progress:
             self.task,
             description="training",
             completed=record["step"],
-            total=self.config.training.steps,
+            total=record["end"],
             rate=self.rate,
             health=f"{self.health}{self.validated}",
         )
+        if not self.console.is_terminal and record["step"] % self.config.training.validate_every == 0:
+            left = (record["end"] - record["step"]) * seconds / steps if steps else 0
+            self._say(f"step {record['step']} of {record['end']}: {self.health}; {self.rate}, {left:.0f} s left")
 
     def _show_validation(self, record: dict[str, Any]) -> None:
-        self.validated = f", matched share {record['matched_share']:.3f}, PSNR {record['psnr']:.1f} dB"
+        figures = f"matched share {record['matched_share']:.3f}, PSNR {record['psnr']:.1f} dB"
+        self.validated = f", {figures}"
         if not self.console.is_terminal:
-            self._say(f"step {record['step']}: {self.health}{self.validated}, {self.rate}")
+            self._say(f"step {record['step']}: on validation {figures}")
 
     def _show_revival(self, record: dict[str, Any]) -> None:
         self._say(f"step {record['step']}: {record['event']}: expert {record['expert']} from {record['donor']}")

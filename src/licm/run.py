@@ -134,11 +134,23 @@ def load_run(folder: str | Path, *, device: str = "cpu") -> Run:
     """Reads a run from its folder, to use its experts or to go on training.
 
     Raises:
-        ValueError: If the folder is not a run or has no readable checkpoint.
+        ValueError: If the folder is not a run, has no readable checkpoint, or the checkpoint does not fit the
+            configuration.
     """
     folder = Path(folder)
     config = files.read_config(folder)
     tensors, state = files.load_checkpoint(folder)
+    try:
+        run = _restore(config, tensors, state, device)
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"the checkpoint of {str(folder)!r} does not fit its configuration: {reason}") from None
+    run.experts.eval()
+    return run
+
+
+def _restore(config: Config, tensors: dict[str, Tensor], state: dict[str, Any], device: str) -> Run:
+    """Builds a run and fills it with what was saved."""
     channels, image_size = state["image_shape"]
     run = build_run(config, channels=channels, image_size=image_size, device=device)
 

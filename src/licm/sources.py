@@ -150,11 +150,7 @@ def load_idx_folder(folder: str | Path, *, sha256: dict[str, str] | None = None)
     Raises:
         ValueError: If files are missing or damaged, or if images and labels do not fit each other.
     """
-    for place in (".", "raw", "mnist", "MNIST/raw", "fashion-mnist", "FashionMNIST/raw"):
-        files = [path for name in IDX_FILES if (path := _find_file(Path(folder, place), name))]
-        if len(files) == len(IDX_FILES):
-            break
-    else:
+    if not (files := find_idx_files(folder)):
         raise ValueError(f"{folder}: expected {', '.join(IDX_FILES)}, plain or .gz; not all are there")
     contents = [_read_content(path, (sha256 or {}).get(name)) for name, path in zip(IDX_FILES, files)]
     arrays = [_parse_idx(content, path) for content, path in zip(contents, files)]
@@ -285,15 +281,15 @@ def load_npz(path: str | Path) -> ImageSet:
     return _image_set(images, labels)
 
 
-def load_images(path: str | Path) -> ImageSet:
-    """Loads images from a folder of images, a `.npz` file or an IDX file, whichever `path` is.
+def load_images(path: str | Path, *, channels: int | None = None) -> ImageSet:
+    """Loads images from a folder (see `load_image_folder` for `channels`), a `.npz` file or an IDX file.
 
     Raises:
         ValueError: If it is none of these, or its loader refuses it.
     """
     path = Path(path)
     if path.is_dir():
-        return load_image_folder(path)
+        return load_image_folder(path, channels=channels)
     if path.suffix == ".npz":
         return load_npz(path)
     content = _read_content(path)
@@ -331,6 +327,15 @@ def _obtain(name: str, file: str) -> bytes:
                 return content
     told = f"LICM_DATA_DIR can name a folder that has it; tried {', '.join(problems)}"
     raise ConnectionError(f"{name}: no mirror gave {file}; {told}")
+
+
+def find_idx_files(folder: str | Path) -> list[Path]:
+    """Returns the four standard files that `load_idx_folder` would read, or none."""
+    for place in (".", "raw", "mnist", "MNIST/raw", "fashion-mnist", "FashionMNIST/raw"):
+        files = [path for name in IDX_FILES if (path := _find_file(Path(folder, place), name))]
+        if len(files) == len(IDX_FILES):
+            return files
+    return []
 
 
 def _find_file(folder: Path, name: str) -> Path | None:

@@ -5,11 +5,13 @@ is for people and decides nothing. All randomness is derived from (seed, purpose
 is its tensors and a few numbers, and a resumed run gives the bits of the uninterrupted one.
 """
 
+import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,29 @@ from licm.seeding import generator
 Callback = Callable[[dict[str, Any]], None]
 
 
-def start_identity(run: Run, transformed: Tensor, *, callback: Callback = lambda record: None) -> dict[str, Any]:
-    """Brings the experts near the identity and returns a record of how near."""
+def start_identity(
+    run: Run,
+    transformed: Tensor,
+    *,
+    callback: Callback = lambda record: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
+    """Brings the experts near the identity.
+
+    Args:
+        run: The run before its first step.
+        transformed: Transformed images, [n, c, h, w] in [0, 1].
+        callback: Told of each expert that is ready.
+        stopped: Asked before each expert whether to give up.
+
+    Returns:
+        A record of how near they are, or None if given up.
+    """
     config = run.config
     steps = []
     for index, expert in enumerate(run.experts):
+        if stopped():
+            return None
         if config.identity.start == "trained":
             steps.append(
                 train_identity(
@@ -65,6 +85,11 @@ def advance(run: Run, data: TrainingData) -> StepRecord:
     run.learning_rate_factor = next_learning_rate_factor(run)
     run.competition.set_learning_rate_factor(run.learning_rate_factor)
     record = run.competition.step(canonical, transformed, generator(config.seed, "losers", run.step))
+    if not math.isfinite(record.discriminator_loss + record.expert_loss):
+        raise ValueError(
+            f"step {run.step + 1}: a loss is not finite, so training has diverged; lower training.learning_rate. "
+            "The last checkpoint is whole"
+        )
     run.step += 1
     run.health.update(record)
     if config.revival.enabled:
@@ -108,7 +133,9 @@ def step_record(run: Run, record: StepRecord) -> dict[str, Any]:
         "win_share": [round(share, 5) for share in run.health.win_share.tolist()],
         "contribution": [round(value, 5) for value in run.health.contribution.tolist()],
         "idle_experts": run.health.idle(run.config.revival.idle_below).nonzero().flatten().tolist(),
+        "duplicates": [list(pair) for pair in run.health.duplicates(run.config.revival.duplicate_margin)],
         "healthy_steps": run.health.healthy_steps,
+        "end": run.end,
         "learning_rate_factor": run.learning_rate_factor,
         "seconds": round(run.seconds, 2),
     }
@@ -148,6 +175,8 @@ def train(
 ) -> Run:
     """Trains a run, leaving its folder; Ctrl-C and a termination signal save and stop it after the step.
 
+    During the identity start there is nothing to save yet: resuming then starts again.
+
     Args:
         config: The configuration; when resuming, it must be the run's own.
         out: The run folder: new or empty, or with `resume` an existing run.
@@ -160,19 +189,26 @@ def train(
         The run; `finished` tells whether it came to its end.
 
     Raises:
-        ValueError: If the folder is taken or not a run, the configuration differs from the run's, or the data
-            cannot be used.
+        ValueError: If the folder is taken or not a run, the configuration differs from the run's, the device or
+            the data cannot be used, or training diverges.
     """
     folder = Path(out)
     if resume:
         _check_resumable(files.read_config(folder), config, folder)
     if data is None:
         data = load_training_data(**config.data.model_dump(), mechanisms=config.mechanisms, seed=config.seed)
+    check_device(device)
     _check_data(data, config)
+    _, channels, _, image_size = data.canonical.shape
+    run = build_run(config, channels=channels, image_size=image_size, device=device)
+    started = resume and files.has_checkpoint(folder)
+    if started:
+        run = load_run(folder, device=device)
+        run.config = config  # the limit may have been raised
     if resume:
         files.write_text(folder / files.CONFIG, to_yaml(config))
     else:
-        files.create_run(folder, config)
+        files.create_run(folder, config, device=device)
 
     def emit(record: dict[str, Any], *, keep: bool = True) -> None:
         if keep:
@@ -180,18 +216,18 @@ def train(
         for callback in callbacks:
             callback(record)
 
-    clock = time.perf_counter()
-    if resume and (folder / files.CHECKPOINT).exists():
-        run = load_run(folder, device=device)
-        files.cut_history(folder, run.step)
-    else:
-        _, channels, _, image_size = data.canonical.shape
-        run = build_run(config, channels=channels, image_size=image_size, device=device)
-        files.write_text(folder / files.HISTORY, "")
-        emit(start_identity(run, data.transformed.to(device), callback=lambda r: emit(r, keep=False)))
-    before = run.seconds
-    validation = None if data.validation is None else data.validation.select(slice(config.training.validation_images))
+    clock, before = time.perf_counter(), run.seconds
+    validation = _watched(data, config)
     with _stop_on_signal() as stop:
+        if started:
+            files.cut_history(folder, run.step)
+        else:
+            files.write_text(folder / files.HISTORY, "")
+            told = partial(emit, keep=False)
+            identity = start_identity(run, data.transformed.to(device), callback=told, stopped=stop.is_set)
+            if identity is None:
+                return run
+            emit(identity)
         while not run.finished and not stop.is_set():
             record = advance(run, data)
             run.seconds = before + time.perf_counter() - clock
@@ -229,6 +265,28 @@ def _check_data(data: TrainingData, config: Config) -> None:
             raise ValueError(
                 f"{name}: {len(images)} images are fewer than training.batch_size, {config.training.batch_size}"
             )
+    watched = _watched(data, config)
+    if watched is not None and data.validation is not None:
+        present, known = len(watched.mechanism.unique()), len(data.validation.mechanism.unique())
+        if present < known:
+            raise ValueError(
+                f"training.validation_images: {len(watched.mechanism)} validation images are under only {present} "
+                f"of {known} mechanisms; watch more"
+            )
+
+
+def _watched(data: TrainingData, config: Config) -> Mixture | None:
+    """The part of the validation mixture that the history reports on."""
+    return None if data.validation is None else data.validation.select(slice(config.training.validation_images))
+
+
+def check_device(device: str) -> None:
+    """Raises `ValueError` if torch cannot compute on a device here."""
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"device {device!r} cannot be used here: {reason}") from None
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from torch import Tensor
 from licm.competition import StepRecord
 
 HEALTHY_MARGIN = 0.4
-"""Winner margin from which experts count as told apart: with all ten of the paper's mechanisms owned it lies above
-0.5, with one shared or missing below 0.4 (docs/ablation.md)."""
+"""Winner margin from which experts count as told apart: necessary for all mechanisms to have one owner each, and not
+sufficient (docs/ablation.md)."""
 
 
 @dataclass

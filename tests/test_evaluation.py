@@ -52,7 +52,7 @@ def oracle(winner_of, restored_of):
 
 
 def test_a_perfect_restoration_has_perfect_figures(small_run, monkeypatch):
-    monkeypatch.setattr(evaluation, "_restore", oracle(lambda m: m + 1, lambda mixture: mixture.originals))
+    monkeypatch.setattr(evaluation, "restore_images", oracle(lambda m: m + 1, lambda mixture: mixture.originals))
     record = evaluate(small_run)
     assert record["matched_share"] == record["ari"] == record["nmi"] == 1
     assert record["psnr"] == pytest.approx(60)
@@ -63,7 +63,7 @@ def test_a_perfect_restoration_has_perfect_figures(small_run, monkeypatch):
 
 
 def test_one_expert_that_does_nothing_has_the_figures_of_the_transformed(small_run, monkeypatch):
-    monkeypatch.setattr(evaluation, "_restore", oracle(torch.zeros_like, lambda mixture: mixture.images))
+    monkeypatch.setattr(evaluation, "restore_images", oracle(torch.zeros_like, lambda mixture: mixture.images))
     record = evaluate(small_run)
     assert (record["matched_share"], record["ari"]) == (0.5, 0)
     assert record["accuracy_restored"] == record["accuracy_transformed"]

@@ -18,18 +18,12 @@ from licm.run import load_run
 from licm.seeding import generator
 from licm.sources import ImageSet
 from licm.training import train
+from tests.conftest import SMALL_RUN
 from tests.problems import bars
 
 SMALL = {
-    "num_experts": 3,
+    **SMALL_RUN,
     "steps": 8,
-    "batch_size": 8,
-    "mechanisms": ["invert", "shift(dx=2)"],
-    "experts.width": 4,
-    "experts.depth": 3,
-    "discriminator.widths": [4, 8],
-    "discriminator.hidden": 16,
-    "identity.max_steps": 5,
     "training.validate_every": 4,
     "training.save_every": 3,
     "revival.every": 1,

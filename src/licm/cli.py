@@ -87,9 +87,7 @@ def evaluate(
     from licm.checks import unknown_name
     from licm.evaluation import evaluate as evaluate_run
     from licm.tables import evaluation_table
-    from licm.training import check_device
 
-    check_device(device)
     if split not in ("test", "validation"):
         raise ValueError(unknown_name("split", split, ("test", "validation")))
     record = evaluate_run(run, split=split, device=device)  # type: ignore[arg-type]

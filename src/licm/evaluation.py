@@ -13,7 +13,7 @@ from licm.competition import compete
 from licm.config import Config
 from licm.datasets import Mixture, evaluation_mixture, load_originals, load_training_data, to_float
 from licm.mechanisms import parse_mechanisms
-from licm.run import Run, load_run
+from licm.run import Run, load_run, restore_images
 
 Split = Literal["test", "validation"]
 
@@ -67,13 +67,10 @@ def _labelled_figures(run: Run, split: Split) -> dict[str, Any]:
     )
     mechanisms = parse_mechanisms(config.mechanisms)
     mixture = evaluation_mixture(getattr(originals, split), mechanisms)
-    scores, winners, restored = _restore(run, mixture.images)
-    real_score = _real_score(run, mixture.originals)
+    scores, winners, restored = restore_images(run, mixture.images)
     matrix = metrics.winner_matrix(
         mixture.mechanism, winners, num_mechanisms=len(mechanisms), num_experts=config.num_experts
     )
-    share = metrics.win_shares(winners, config.num_experts)
-    dead = metrics.dead_experts(share)
 
     def mean(values: Tensor) -> list[float]:
         return metrics.mean_per_mechanism(values, mixture.mechanism, len(mechanisms)).tolist()
@@ -84,6 +81,7 @@ def _labelled_figures(run: Run, split: Split) -> dict[str, Any]:
         "ssim": mean(metrics.ssim(restored, mixture.originals)),
         "ssim_transformed": mean(metrics.ssim(mixture.images, mixture.originals)),
     }
+    means = {name: sum(values) / len(mechanisms) for name, values in per_mechanism.items()}
     accuracy, right = _accuracies(
         config, to_float(originals.canonical.images), originals.canonical.labels, mixture, restored
     )
@@ -95,14 +93,9 @@ def _labelled_figures(run: Run, split: Split) -> dict[str, Any]:
         "matched_share": metrics.matched_share(matrix),
         **metrics.clustering_scores(mixture.mechanism, winners),
         **accuracy,
-        **{name: sum(per_mechanism[name]) / len(mechanisms) for name in ("psnr", "psnr_transformed")},
-        **{name: sum(per_mechanism[name]) / len(mechanisms) for name in ("ssim", "ssim_transformed")},
-        "num_dead_experts": len(dead),
-        "dead_experts": dead,
+        **means,
+        **_shares_and_scores(scores, winners, _real_score(run, mixture.originals)),
         "duplicate_experts": metrics.duplicate_experts(matrix),
-        "win_share": share.tolist(),
-        "real_score": real_score,
-        "winner_margin": _winner_margin(scores, real_score),
         "mechanisms": [str(mechanism) for mechanism in mechanisms],
         "winner_matrix": matrix.tolist(),
         "per_mechanism": per_mechanism,
@@ -111,35 +104,30 @@ def _labelled_figures(run: Run, split: Split) -> dict[str, Any]:
 
 def _label_free_figures(run: Run) -> dict[str, Any]:
     data = load_training_data(**run.config.data.model_dump(), mechanisms=run.config.mechanisms, seed=run.config.seed)
-    scores, winners, _ = _restore(run, data.transformed)
+    moved = data.transformed.to(run.device, memory_format=torch.channels_last)
+    scores, winners = (result.cpu() for result in compete(run.experts, run.discriminator, moved))
     real_score = _real_score(run, data.canonical[:1000])
-    share = metrics.win_shares(winners, run.config.num_experts)
-    dead = metrics.dead_experts(share)
     unknown = ("matched_share", "ari", "nmi", "accuracy_clean", "accuracy_transformed", "accuracy_restored")
     return {
         "split": "transformed",
         "num_images": len(winners),
         **dict.fromkeys((*unknown, "psnr", "ssim")),
-        "num_dead_experts": len(dead),
-        "dead_experts": dead,
+        **_shares_and_scores(scores, winners, real_score),
         "duplicate_experts": metrics.duplicates_without_labels(scores.T, real_score=real_score),
-        "win_share": share.tolist(),
-        "real_score": real_score,
-        "winner_margin": _winner_margin(scores, real_score),
     }
 
 
-def _winner_margin(scores: Tensor, real_score: float) -> float | None:
-    return metrics.winner_margin(scores.T, real_score) if len(scores) > 1 else None
-
-
-def _restore(run: Run, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns D's probabilities [N', n], winners [n] and the winners' outputs, on the CPU."""
-    moved = images.to(run.device, memory_format=torch.channels_last)
-    scores, winners = compete(run.experts, run.discriminator, moved)
-    parts = zip(moved.split(256), winners.split(256))
-    restored = torch.cat([run.experts.restore(part, chosen) for part, chosen in parts])
-    return scores.cpu(), winners.cpu(), restored.cpu().contiguous()
+def _shares_and_scores(scores: Tensor, winners: Tensor, real_score: float) -> dict[str, Any]:
+    """The figures that need no labels, from scores [N', n] and winners [n]."""
+    share = metrics.win_shares(winners, len(scores))
+    dead = metrics.dead_experts(share)
+    return {
+        "num_dead_experts": len(dead),
+        "dead_experts": dead,
+        "win_share": share.tolist(),
+        "real_score": real_score,
+        "winner_margin": metrics.winner_margin(scores.T, real_score) if len(scores) > 1 else None,
+    }
 
 
 @torch.no_grad()

@@ -77,8 +77,7 @@ class Health:
         """
         if len(self.contribution) == 1:
             return torch.zeros(1, dtype=torch.bool)
-        never = self.win_share * len(self.win_share) < 0.05
-        return never | (self.contribution < below * self.win_share * self.margin)
+        return ~self._working() | (self.contribution < below * self.win_share * self.margin)
 
     def are_duplicates(self, i: int, j: int, margin: float) -> bool:
         """Returns whether either expert could do the other's work at a cost in score below `margin`."""
@@ -86,8 +85,13 @@ class Health:
 
     def duplicates(self, margin: float) -> list[tuple[int, int]]:
         """Returns the pairs i < j of working experts that are duplicates."""
-        working = (self.win_share * len(self.win_share) >= 0.05).nonzero().flatten().tolist()
-        return [(i, j) for j in working for i in working if i < j and self.are_duplicates(i, j, margin)]
+        close, working = self.gaps < margin, self._working()
+        both = close & close.T & working & working[:, None]
+        return [(i, j) for i, j in both.triu(diagonal=1).nonzero().tolist()]
+
+    def _working(self) -> Tensor:
+        """Which experts win at least a twentieth of an even share, bool [N']."""
+        return self.win_share * len(self.win_share) >= 0.05
 
     def judge(self, *, given_up: Tensor, idle_below: float, overloaded_above: float) -> bool:
         """Counts the step as healthy or not: told apart, no expert idle or overloaded.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from licm import checkpoint as files
-from licm.competition import Competition
+from licm.competition import Competition, compete
 from licm.config import Config
 from licm.health import Health
 from licm.models import Discriminator, Expert, ExpertBank
@@ -76,7 +76,12 @@ class Run:
 
 
 def build_run(config: Config, *, channels: int, image_size: int, device: str = "cpu") -> Run:
-    """Builds a run's modules with weights drawn from its seed."""
+    """Builds a run's modules with weights drawn from its seed.
+
+    Raises:
+        ValueError: If torch cannot compute on the device here, or the discriminator does not fit the image size.
+    """
+    _check_device(device)
     experts = []
     with torch.random.fork_rng(devices=[]):
         for index in range(config.num_experts):
@@ -94,19 +99,34 @@ def build_run(config: Config, *, channels: int, image_size: int, device: str = "
         learning_rate=config.training.learning_rate,
         betas=config.training.betas,
     )
-    rule = config.revival
-    revival = Revival(
-        config.num_experts,
-        config.seed,
-        every=rule.every,
-        idle_below=rule.idle_below,
-        overloaded_above=rule.overloaded_above,
-        noise=rule.noise,
-        duplicate_margin=rule.duplicate_margin,
-        max_tries=rule.max_tries,
-        trial_steps=rule.trial_steps,
-    )
+    rule = config.revival.model_dump(exclude={"enabled", "until"})
+    revival = Revival(config.num_experts, config.seed, **rule)
     return Run(config, competition, Health.start(config.num_experts), revival)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"device {device!r} cannot be used here: {reason}") from None
+
+
+def restore_images(run: Run, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Lets the experts compete for images and applies the winners.
+
+    Args:
+        run: The run.
+        images: [n, c, h, w] in [0, 1].
+
+    Returns:
+        D's probabilities [N', n], the winners, int64 [n], and the winners' outputs [n, c, h, w], on the CPU.
+    """
+    moved = images.to(run.device, memory_format=torch.channels_last)
+    scores, winners = compete(run.experts, run.discriminator, moved)
+    parts = zip(moved.split(256), winners.split(256))
+    restored = torch.cat([run.experts.restore(part, chosen) for part, chosen in parts])
+    return scores.cpu(), winners.cpu(), restored.cpu().contiguous()
 
 
 def save_run(run: Run, folder: Path) -> None:

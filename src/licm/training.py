@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from licm import checkpoint as files
-from licm.competition import StepRecord, compete
+from licm.competition import StepRecord
 from licm.config import Config, to_yaml
 from licm.datasets import Mixture, TrainingData, load_training_data
 from licm.identity import analytic_identity, identity_errors, train_identity
 from licm.metrics import matched_share, mean_per_mechanism, psnr, winner_matrix
-from licm.run import Run, build_run, load_run, save_run
+from licm.run import Run, build_run, load_run, restore_images, save_run
 from licm.seeding import generator
 
 Callback = Callable[[dict[str, Any]], None]
@@ -77,9 +77,8 @@ def start_identity(
 def advance(run: Run, data: TrainingData) -> StepRecord:
     """Does one step: batch, learning rate, competition, health, revival."""
     config = run.config
-    device = run.device
     canonical, transformed = (
-        batch.to(device, memory_format=torch.channels_last)
+        batch.to(run.device, memory_format=torch.channels_last)
         for batch in data.batch(run.step, config.training.batch_size, seed=config.seed)
     )
     run.learning_rate_factor = next_learning_rate_factor(run)
@@ -144,21 +143,15 @@ def step_record(run: Run, record: StepRecord) -> dict[str, Any]:
 def validation_record(run: Run, mixture: Mixture) -> dict[str, Any]:
     """Measures the experts on a mixture with known mechanisms, for people to watch."""
     mechanism = mixture.mechanism
-    counts = {"num_mechanisms": int(mechanism.max()) + 1, "num_experts": run.config.num_experts}
-    device = run.device
-    images = mixture.images.to(device, memory_format=torch.channels_last)
-    scores, winners = compete(run.experts, run.discriminator, images)
-    restored = run.experts.restore(images, winners).cpu()
-    winners = winners.cpu()
-    matrix = winner_matrix(mechanism, winners, **counts)
-    means = [mean_per_mechanism(row, mechanism, counts["num_mechanisms"]) for row in scores.cpu()]
+    count = int(mechanism.max()) + 1
+    scores, winners, restored = restore_images(run, mixture.images)
+    matrix = winner_matrix(mechanism, winners, num_mechanisms=count, num_experts=run.config.num_experts)
+    means = [mean_per_mechanism(row, mechanism, count) for row in scores]
     return {
         "kind": "validation",
         "step": run.step,
         "matched_share": matched_share(matrix),
-        "psnr": float(
-            mean_per_mechanism(psnr(restored, mixture.originals), mechanism, counts["num_mechanisms"]).mean()
-        ),
+        "psnr": mean_per_mechanism(psnr(restored, mixture.originals), mechanism, count).mean().item(),
         "winner_matrix": matrix.tolist(),
         "score_matrix": torch.stack(means, dim=1).tolist(),
     }
@@ -197,14 +190,14 @@ def train(
         _check_resumable(files.read_config(folder), config, folder)
     if data is None:
         data = load_training_data(**config.data.model_dump(), mechanisms=config.mechanisms, seed=config.seed)
-    check_device(device)
     _check_data(data, config)
-    _, channels, _, image_size = data.canonical.shape
-    run = build_run(config, channels=channels, image_size=image_size, device=device)
     started = resume and files.has_checkpoint(folder)
     if started:
         run = load_run(folder, device=device)
         run.config = config  # the limit may have been raised
+    else:
+        _, channels, _, image_size = data.canonical.shape
+        run = build_run(config, channels=channels, image_size=image_size, device=device)
     if resume:
         files.write_text(folder / files.CONFIG, to_yaml(config))
     else:
@@ -278,15 +271,6 @@ def _check_data(data: TrainingData, config: Config) -> None:
 def _watched(data: TrainingData, config: Config) -> Mixture | None:
     """The part of the validation mixture that the history reports on."""
     return None if data.validation is None else data.validation.select(slice(config.training.validation_images))
-
-
-def check_device(device: str) -> None:
-    """Raises `ValueError` if torch cannot compute on a device here."""
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"device {device!r} cannot be used here: {reason}") from None
 
 
 @contextmanager

@@ -86,13 +86,17 @@ def evaluate(
     from licm.checkpoint import write_text
     from licm.checks import unknown_name
     from licm.evaluation import evaluate as evaluate_run
+    from licm.evaluation import take_samples
+    from licm.records import save_samples
     from licm.tables import evaluation_table
 
     if split not in ("test", "validation"):
         raise ValueError(unknown_name("split", split, ("test", "validation")))
     record = evaluate_run(run, split=split, device=device)  # type: ignore[arg-type]
-    name = "evaluation.json" if split == "test" else f"evaluation.{split}.json"
+    suffix = "" if split == "test" else f".{split}"
+    name = f"evaluation{suffix}.json"
     write_text(run / name, json.dumps(record, indent=1) + "\n")
+    save_samples(run / f"samples{suffix}.npz", take_samples(run, split=split, device=device))  # type: ignore[arg-type]
     if as_json:
         typer.echo(json.dumps(record))
     elif not quiet:

@@ -104,6 +104,26 @@ def evaluate(
         typer.echo(f"saved: {run / name}")
 
 
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="The run folder, finished or not, evaluated or not.")],
+    out: Annotated[Path | None, typer.Option(help="The page to write; figures go beside it. [RUN/report.html]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the files written as JSON.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw what a run learnt, from its records: one HTML page, and its figures as PNG and SVG.
+
+    Example: licm report runs/first
+    """
+    from licm.report import write_report
+
+    page, *figures = map(str, write_report(run, out))
+    if as_json:
+        typer.echo(json.dumps({"report": page, "figures": figures}))
+    elif not quiet:
+        typer.echo(f"saved: {page} and {len(figures)} figures beside it")
+
+
 def _fail(message: str, *, code: int = 1) -> NoReturn:
     typer.echo(message, err=True)
     raise SystemExit(code)

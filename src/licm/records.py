@@ -137,13 +137,22 @@ class Records:
     def winners_of(self) -> str:
         """In words, the images that `winners` speaks of."""
         if self.evaluation is not None:
+            if self.mechanisms is None:
+                return f"{self.evaluation['num_images']} images of your own"
             return f"{self.evaluation['num_images']} {self.evaluation['split']} images"
-        return f"the validation images at step {self.history['validation'][-1]['step']}"
+        if self.history["validation"]:
+            return f"the validation images at step {self.history['validation'][-1]['step']}"
+        return "no images yet"
+
+    @cached_property
+    def matching(self) -> tuple[list[int], list[int]]:
+        """Mechanisms and the expert matched to each, as far as mechanisms are known."""
+        return ([], []) if self.winners is None else match_experts(self.winners)
 
     @cached_property
     def expert_order(self) -> list[int]:
         """Experts in the order of the mechanisms they are matched to, then the others."""
-        matched = [] if self.winners is None else match_experts(self.winners)[1]
+        matched = self.matching[1]
         return matched + [expert for expert in range(self.config.num_experts) if expert not in matched]
 
     @cached_property

@@ -70,7 +70,7 @@ def load_samples(path: Path) -> Samples:
         ValueError: If the file cannot be read or its arrays do not fit each other.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             samples = Samples(**{name: file[name] for name in file.files})
         whole = _fit_each_other(samples)
     except (OSError, ValueError, TypeError, KeyError, EOFError, zlib.error, zipfile.BadZipFile):

@@ -28,12 +28,14 @@ class Section:
         title: Its heading.
         reading: How to read the figure.
         missing: From the records why the figure cannot be drawn, or None if it can.
+        note: From the records what is missing on the figure, or None.
     """
 
     figure: str
     title: str
     reading: str
     missing: Callable[[Records], str | None]
+    note: Callable[[Records], str | None] = lambda records: None
 
 
 def _needs_steps(records: Records) -> str | None:
@@ -62,6 +64,12 @@ def _needs_samples(records: Records) -> str | None:
     return f"Not yet: type  licm evaluate {_quoted(records)}  and then  licm report {_quoted(records)}"
 
 
+def _without_accuracy(records: Records) -> str | None:
+    if _needs_validation(records) is None and not records.history["judge"]:
+        return "Accuracy is left out: the history has none, as the classes of the images are not known to it."
+    return None
+
+
 SECTIONS = (
     Section(
         "winners",
@@ -75,9 +83,9 @@ SECTIONS = (
     Section(
         "samples",
         "What every expert makes of an image",
-        "The first test image under each mechanism, not chosen by hand: what the experts saw, what each made of "
-        "it, and the original, which they never saw. The winner, the output that the discriminator takes most for "
-        "a clean image, is framed.",
+        "The first test image under each mechanism (of images of your own the first that each expert wins), not "
+        "chosen by hand: what the experts saw, what each made of it, and the original, which they never saw. The "
+        "winner, the output that the discriminator takes most for a clean image, is framed.",
         _needs_samples,
     ),
     Section(
@@ -102,12 +110,13 @@ SECTIONS = (
         "On validation images. Accuracy is that of a classifier trained on clean images only; dashed are its "
         "bounds, on the hidden originals (clean) and on what the experts are given (transformed).",
         _needs_validation,
+        _without_accuracy,
     ),
     Section(
         "identity",
         "Identity start",
         "Before they compete, experts learn to give back what they are given. How far each was from that, over "
-        "256 images (0.01 is a mean difference of a tenth of full brightness).",
+        "256 images (an error of 0.01 is a typical difference of a tenth of full brightness).",
         _needs_identity,
     ),
     Section(
@@ -173,6 +182,7 @@ def make_page(records: Records, figures: dict[str, dict[str, bytes]]) -> str:
             "title": section.title,
             "reading": section.reading,
             "missing": section.missing(records),
+            "note": section.note(records),
             "images": {theme: _data_uri(svg) for theme, svg in figures.get(section.figure, {}).items()},
             "alt": ALTERNATIVES[section.figure](records) if section.figure in figures else "",
         }
@@ -182,7 +192,7 @@ def make_page(records: Records, figures: dict[str, dict[str, bytes]]) -> str:
         name=records.folder.resolve().name,
         status=_status(records),
         learnt=what_was_learnt(records),
-        of=records.winners_of,
+        of=_measured_on(records),
         headlines=headlines(records),
         sections=sections,
         mechanisms=_mechanism_table(records),
@@ -219,6 +229,15 @@ def _status(records: Records) -> list[str]:
     elif records.evaluation["steps"] != records.steps:
         lines.append(f"The evaluation is of step {records.evaluation['steps']}. For a fresh one type  {evaluate}")
     return lines
+
+
+def _measured_on(records: Records) -> str:
+    """Says what the headline numbers were measured on."""
+    if records.mechanisms is None:
+        return f"Over {records.winners_of}, the transformed ones of its training."
+    return (
+        f"Over {records.winners_of}, which training never saw; each under one of {len(records.mechanisms)} mechanisms."
+    )
 
 
 def _mechanism_table(records: Records) -> list[dict[str, Any]]:

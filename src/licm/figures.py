@@ -97,7 +97,7 @@ def win_shares(records: Records, *, theme: Theme = LIGHT) -> Figure:
         for expert, height in zip(order, spread((tops - shares[:, -1] / 2).tolist(), 0.055)):
             owned = [name for name, owner in zip(mechanisms, records.owners) if owner == expert]
             does = f"{owned[0]}{f' and {len(owned) - 1} more' if len(owned) > 1 else ''}" if owned else ""
-            label_at_right(axes, height, f"{expert}  {does}")
+            label_at_right(axes, height, f"{expert}  {does}" if does else f"expert {expert}")
         for record in records.history["revival"]:
             if record["event"] == "revived":
                 axes.axvline(record["step"], color=theme.ink, linestyle=":", linewidth=1)

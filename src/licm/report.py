@@ -116,7 +116,7 @@ SECTIONS = (
         "identity",
         "Identity start",
         "Before they compete, experts learn to give back what they are given. How far each was from that, over "
-        "256 images (an error of 0.01 is a typical difference of a tenth of full brightness).",
+        "at most 256 images (an error of 0.01 is a typical difference of a tenth of full brightness).",
         _needs_identity,
     ),
     Section(

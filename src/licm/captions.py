@@ -81,10 +81,10 @@ def what_was_learnt(records: Records) -> str:
     if records.mechanisms is None:
         if records.evaluation is None:
             return "What each expert does to your images is not known until the run is evaluated."
-        shares = np.array(records.evaluation["win_share"])
-        winning = int((shares >= 0.01).sum())
+        total = records.config.num_experts
+        winning = total - len(records.evaluation["dead_experts"])
         return (
-            f"{winning} of {len(shares)} experts win images of yours. What happened to the images is not known, so "
+            f"{winning} of {total} experts win images of yours. What happened to the images is not known, so "
             "whether each expert undoes one thing is for you to judge by the samples."
         )
     if records.winners is None:

@@ -49,8 +49,8 @@ def attention(objective: Objective, logits: Tensor) -> Tensor:
     """Returns whose output D looks at harder: the winner's or, under (3''), each in proportion to its odds.
 
     The odds of a score p are p / (1 - p), so the shares are the softmax of the logits: one for a clear winner, and
-    even between experts that do the same work. Under (3') one of two such experts wins, D turns on its outputs and
-    lets the other win, so that neither ever owns the work; under (3'') winning costs nothing.
+    even between experts that do the same work. Under (3') two such experts were seen to take turns for ever, likely
+    because D turns on whichever wins; under (3'') winning by a hair changes nothing (docs/ablation.md).
 
     Args:
         objective: "score_weighted" for (3''), else the winner.
@@ -102,10 +102,10 @@ def choose_outputs(objective: Objective, num_experts: int, attended: Tensor, dra
     return torch.cat([attended[None], others]), torch.tensor(weights, device=attended.device)
 
 
-def draw_attended(attention: Tensor, generator: Generator) -> Tensor:
+def draw_attended(probabilities: Tensor, generator: Generator) -> Tensor:
     """Draws one expert for each image, with the probabilities in its column of [N', n]: int64 [n]."""
-    point = torch.rand(attention.shape[1], generator=generator).to(attention)
-    return (attention.cumsum(dim=0)[:-1] <= point).sum(dim=0)
+    point = torch.rand(probabilities.shape[1], generator=generator).to(probabilities)
+    return (probabilities.cumsum(dim=0)[:-1] <= point).sum(dim=0)
 
 
 def draw_others(num_images: int, num_experts: int, count: int, generator: Generator) -> Tensor:

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from licm.captions import ALTERNATIVES, headlines, what_was_learnt
 from licm.checkpoint import write_bytes, write_text
 from licm.config import make_config, to_yaml
-from licm.drawing import DARK, LIGHT, render
+from licm.drawing import DARK, render
 from licm.figures import FIGURES
 from licm.records import Records, read_records
 
@@ -61,7 +61,7 @@ def _needs_winners(records: Records) -> str | None:
 def _needs_samples(records: Records) -> str | None:
     if records.samples is not None:
         return None
-    return f"Not yet: type  licm evaluate {_quoted(records)}  and then  licm report {_quoted(records)}"
+    return f"Not yet: type  {_how_to_evaluate(records)}"
 
 
 def _without_accuracy(records: Records) -> str | None:
@@ -160,7 +160,8 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> list[Path
 
 
 def _write_figure(place: Path, name: str, records: Records, *, svg: bytes) -> list[Path]:
-    files = {place / f"{name}.png": render(FIGURES[name](records, theme=LIGHT), "png"), place / f"{name}.svg": svg}
+    # Drawn anew for each file: saving moves a constrained layout a little, so a second file would not be the same.
+    files = {place / f"{name}.png": render(FIGURES[name](records), "png"), place / f"{name}.svg": svg}
     for path, content in files.items():
         write_bytes(path, content)
     return list(files)
@@ -214,6 +215,10 @@ def _quoted(records: Records) -> str:
     return shlex.quote(str(records.folder))
 
 
+def _how_to_evaluate(records: Records) -> str:
+    return f"licm evaluate {_quoted(records)}  and then  licm report {_quoted(records)}"
+
+
 def _status(records: Records) -> list[str]:
     """Says how far the run is, and what to type next."""
     end = records.history["step"][-1]["end"] if records.history["step"] else records.config.training.steps
@@ -223,11 +228,13 @@ def _status(records: Records) -> list[str]:
         lines = [
             f"Not finished: {records.steps} of {end} steps. Go on with:  licm train --out {_quoted(records)} --resume"
         ]
-    evaluate = f"licm evaluate {_quoted(records)}  and then  licm report {_quoted(records)}"
     if records.evaluation is None:
-        lines.append(f"Not evaluated yet, so numbers are of validation images, if any. Type  {evaluate}")
+        lines.append(
+            f"Not evaluated yet, so numbers are of validation images, if any. Type  {_how_to_evaluate(records)}"
+        )
     elif records.evaluation["steps"] != records.steps:
-        lines.append(f"The evaluation is of step {records.evaluation['steps']}. For a fresh one type  {evaluate}")
+        of = f"The evaluation is of step {records.evaluation['steps']}."
+        lines.append(f"{of} For a fresh one type  {_how_to_evaluate(records)}")
     return lines
 
 

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from licm.downloads import MIRRORS
 from licm.mechanisms import parse_mechanisms
 from licm.seeding import generator
 from licm.sources import (
-    MIRRORS,
     ImageSet,
     find_idx_files,
     load_embedded,

@@ -11,11 +11,15 @@ import zipfile
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import NoReturn, Protocol
 
 import numpy as np
 
 ROOM, RATIO = 1 << 28, 100  # bytes that any packed file may hold, and per byte of a larger one
+
+
+class _Stream(Protocol):
+    def read(self, size: int, /) -> bytes: ...
 
 
 def refuse(name: str | Path, error: Exception) -> NoReturn:
@@ -122,7 +126,7 @@ def _parse_npy(content: bytes) -> np.ndarray:
     return reader.read_array(stream, allow_pickle=False)
 
 
-def _read_bounded(stream: IO[bytes], limit: int) -> bytes:
+def _read_bounded(stream: _Stream, limit: int) -> bytes:
     content = bytearray()
     while part := stream.read(1 << 20):
         content += part

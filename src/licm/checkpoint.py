@@ -101,7 +101,7 @@ def create_run(folder: Path, config: Config, *, device: str = "cpu") -> None:
 
 
 @contextmanager
-def _writing(path: Path, hint: str = "") -> Iterator[None]:
+def writing(path: Path, hint: str = "") -> Iterator[None]:
     """Words the error of a write that fails, which by itself would not name the file."""
     try:
         yield
@@ -164,7 +164,7 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[
         OSError: If it cannot be written; the one before is then still there.
     """
     new, current, previous = (folder / name for name in (f"{CHECKPOINT}.new", CHECKPOINT, PREVIOUS))
-    with _writing(current, "; the one before is whole" if has_checkpoint(folder) else ""):
+    with writing(current, "; the one before is whole" if has_checkpoint(folder) else ""):
         try:
             save_file(
                 {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
@@ -209,7 +209,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             problem = problem or f"checkpoint {str(path)!r} is damaged ({' '.join(str(error).split())})"
             continue
         if problem:
-            logger.warning("%s; the one before, %r, is used instead", problem, path.name)
+            logger.warning("warning: %s; the one before, %r, is used instead", problem, path.name)
         return tensors, state
     names = " and ".join(path.name for path in found)
     raise ValueError(f"no checkpoint of {str(folder)!r} can be read: {names} are damaged")
@@ -218,7 +218,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def append_history(folder: Path, record: Mapping[str, Any]) -> None:
     """Adds one record to the history; raises `OSError` if it cannot be written."""
     path = folder / HISTORY
-    with _writing(path), path.open("a", encoding="utf-8") as file:
+    with writing(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 
@@ -249,10 +249,15 @@ def cut_history(folder: Path, step: int) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file atomically; raises `OSError` if it cannot be written."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file atomically; raises `OSError` if it cannot be written."""
     new = path.with_name(path.name + ".new")
-    with _writing(path):
+    with writing(path):
         try:
-            new.write_text(text, encoding="utf-8")
+            new.write_bytes(content)
             os.replace(new, path)
         except BaseException:
             new.unlink(missing_ok=True)

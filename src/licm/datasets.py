@@ -111,9 +111,14 @@ def _padded(images: ImageSet, size: int | None) -> ImageSet:
         return images
     if max(height, width) > size:
         raise ValueError(f"data.image_size: the images are {height}x{width} px, larger than {size}")
-    top, left = (size - height) // 2, (size - width) // 2
+    top, left = top_left(height, width, size)
     border = (left, size - width - left, top, size - height - top)
     return replace(images, images=F.pad(images.images, border))
+
+
+def top_left(height: int, width: int, size: int) -> tuple[int, int]:
+    """Returns where the corner of an image lies that is padded to `size` in height and width."""
+    return (size - height) // 2, (size - width) // 2
 
 
 def to_float(images: Tensor) -> Tensor:

@@ -1,0 +1,218 @@
+"""Several runs side by side, from their records alone: one table, one figure."""
+
+import io
+import json
+import statistics
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from licm.checkpoint import read_config, read_history, write_bytes
+from licm.tables import aligned
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+EVALUATION = "evaluation.json"
+_FIGURES = {  # of an evaluation: title and form
+    "matched_share": ("matched share", "{:.3f}"),
+    "ari": ("ARI", "{:.3f}"),
+    "accuracy_clean": ("accuracy clean", "{:.3f}"),
+    "accuracy_transformed": ("transformed", "{:.3f}"),
+    "accuracy_restored": ("restored", "{:.3f}"),
+    "psnr": ("PSNR, dB", "{:.1f}"),
+    "ssim": ("SSIM", "{:.3f}"),
+    "winner_margin": ("winner margin", "{:.3f}"),
+    "num_dead_experts": ("dead experts", "{:.3g}"),
+    "train_seconds": ("seconds", "{:.0f}"),
+}
+_DRAWN = {
+    "matched_share": "matched share",
+    "accuracy_restored": "accuracy on restored digits",
+    "psnr": "PSNR, dB",
+    "winner_margin": "winner margin",
+}
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
+_MARKERS = "osD^vPX*"
+
+
+def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
+    """Reads what several runs are and achieved; a run may be unfinished or not evaluated.
+
+    Returns:
+        JSON values: `runs`, for each its folder, `seed`, `steps`, `end`, `finished`, `evaluated_step` (None if not
+        evaluated), `figures` and the course of its `validation`; `differences`, for each key of the configuration
+        that is not the same in all, the values in the order of the runs; and `summary`, for each figure `mean`,
+        `std` (of the sample), `min`, `max` and `count` over the finished runs that were evaluated at their end, where
+        there are at least two.
+
+    Raises:
+        ValueError: If a folder is not a run, a record is damaged, or a run is given twice.
+    """
+    if not folders:
+        raise ValueError("expected at least one run folder")
+    places = [Path(folder).resolve() for folder in folders]
+    for folder, place in zip(folders, places):
+        if places.count(place) > 1:
+            raise ValueError(f"run {str(folder)!r} is given twice")
+    runs = [_read(Path(folder)) for folder in folders]
+    configs = [_flat(read_config(Path(folder)).model_dump(mode="json")) for folder in folders]
+    keys = dict.fromkeys(key for config in configs for key in config)
+    values = {key: [config.get(key) for config in configs] for key in keys}
+    ended = [run for run in runs if run["finished"] and run["evaluated_step"] == run["steps"]]
+    known = {name: [r["figures"][name] for r in ended if r["figures"].get(name) is not None] for name in _FIGURES}
+    return {
+        "runs": runs,
+        "differences": {key: each for key, each in values.items() if any(value != each[0] for value in each)},
+        "summary": {name: _spread(each) for name, each in known.items() if len(each) > 1},
+    }
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    config, history = read_config(folder), read_history(folder)
+    steps = [record for record in history if record["kind"] == "step"]
+    done, end = (steps[-1]["step"], steps[-1].get("end")) if steps else (0, config.training.steps)
+    record = _read_evaluation(folder / EVALUATION)
+    seen = [r for r in history if r["kind"] == "validation"]
+    return {
+        "run": str(folder),
+        "seed": config.seed,
+        "steps": done,
+        "end": end,
+        "finished": done > 0 and end is not None and done >= end,
+        "evaluated_step": record.get("steps"),
+        "figures": {name: record.get(name) for name in _FIGURES},
+        "validation": {name: [r.get(name) for r in seen] for name in ("step", "matched_share", "psnr")},
+    }
+
+
+def _read_evaluation(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        record = None
+    if not isinstance(record, dict):
+        raise ValueError(f"{str(path)!r} is damaged; write it again with: licm evaluate {path.parent}")
+    return record
+
+
+def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
+    return flat
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {
+        "mean": statistics.fmean(values),
+        "std": statistics.stdev(values),
+        "min": min(values),
+        "max": max(values),
+        "count": len(values),
+    }
+
+
+def state_of(run: dict[str, Any]) -> str:
+    """Says whether a run of a comparison is finished, and evaluated at its last step.
+
+    >>> state_of({"finished": False, "steps": 40, "end": 700, "evaluated_step": None})
+    'unfinished, step 40 of 700; not evaluated'
+    """
+    finished = "finished" if run["finished"] else f"unfinished, step {run['steps']} of {run['end']}"
+    if run["evaluated_step"] is None:
+        return f"{finished}; not evaluated"
+    return (
+        finished if run["evaluated_step"] == run["steps"] else f"{finished}; evaluated at step {run['evaluated_step']}"
+    )
+
+
+def comparison_table(comparison: dict[str, Any]) -> str:
+    """Returns the runs of `compare_runs` as text: a line each, then mean and spread, then what differs."""
+    runs, summary = comparison["runs"], comparison["summary"]
+    known = [name for name in _FIGURES if any(run["figures"][name] is not None for run in runs)]
+
+    def cells(figures: dict[str, Any]) -> list[str]:
+        return ["-" if figures.get(name) is None else _FIGURES[name][1].format(figures[name]) for name in known]
+
+    rows = [["run", "seed", *(_FIGURES[name][0] for name in known), "state"]]
+    rows += [[run["run"], str(run["seed"]), *cells(run["figures"]), state_of(run)] for run in runs]
+    if summary:
+        count = max(each["count"] for each in summary.values())
+        over = f"of the {count} finished and evaluated"
+        for name in ("mean", "std", "min", "max"):
+            rows.append([name, "", *cells({key: each[name] for key, each in summary.items()}), over])
+    lines = [aligned(rows, left=(0, len(rows[0]) - 1))]
+    for key, values in comparison["differences"].items():
+        lines.append(f"{key}: {', '.join(map(str, values))}")
+    return "\n".join(lines)
+
+
+def save_figure(comparison: dict[str, Any], path: str | Path) -> None:
+    """Draws a comparison and writes it as `.png` or `.svg`.
+
+    Raises:
+        ValueError: If the name ends otherwise, the file exists, or there is nothing to draw.
+        OSError: If it cannot be written.
+    """
+    path = Path(path)
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in ("png", "svg"):
+        raise ValueError(f"{str(path)!r}: expected a name that ends in .png or .svg")
+    if path.exists():
+        raise ValueError(f"{str(path)!r} exists already: choose another name, nothing is overwritten")
+    buffer = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else None  # the same records give the same bytes
+    comparison_figure(comparison).savefig(buffer, format=kind, dpi=150, metadata=metadata)
+    write_bytes(path, buffer.getvalue())
+
+
+def comparison_figure(comparison: dict[str, Any]) -> "Figure":
+    """Draws the course of each run's matched share, and the figures of each with their mean and spread.
+
+    Raises:
+        ValueError: If no run has a validation record or an evaluation.
+    """
+    from matplotlib.figure import Figure
+
+    runs = comparison["runs"]
+    panels = [name for name in _DRAWN if any(run["figures"][name] is not None for run in runs)]
+    courses = any(run["validation"]["step"] for run in runs)
+    if not panels and not courses:
+        raise ValueError("there is nothing to draw: no run was evaluated (licm evaluate RUN)")
+    columns = courses + len(panels)
+    figure = Figure(figsize=(4 * columns + 1, 4 + 0.25 * len(runs)), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    styles = list(zip(runs, cycle(_COLOURS), cycle(_MARKERS)))
+    if courses:
+        axes[0].set(xlabel="step", ylabel="matched share on validation", ylim=(-0.02, 1.02))
+        for run, colour, marker in styles:
+            seen, line = run["validation"], "-" if run["finished"] else "--"
+            axes[0].plot(seen["step"], seen["matched_share"], line, color=colour, marker=marker, markevery=[-1])
+    for axis, name in zip(axes[courses:], panels):
+        axis.set(ylabel=_DRAWN[name], xticks=[], xlabel="runs")
+        for place, (run, colour, marker) in enumerate(styles):
+            value = run["figures"][name]
+            if value is not None:
+                axis.plot(place, value, marker, color=colour, fillstyle="full" if run["finished"] else "none")
+        _draw_spread(axis, comparison["summary"].get(name))
+        axis.set_xlim(-0.6, len(runs) - 0.4)
+    handles = [
+        axes[0].plot([], [], marker=marker, color=colour, linestyle="-" if run["finished"] else "--")[0]
+        for run, colour, marker in styles
+    ]
+    names = [run["run"] if state_of(run) == "finished" else f"{run['run']} ({state_of(run)})" for run in runs]
+    figure.legend(handles, names, loc="outside lower left", fontsize="small", frameon=False)
+    return figure
+
+
+def _draw_spread(axis: "Axes", spread: dict[str, float] | None) -> None:
+    if spread is not None:
+        low, high = spread["mean"] - spread["std"], spread["mean"] + spread["std"]
+        axis.axhline(spread["mean"], color="0.4", linewidth=1)
+        axis.axhspan(low, high, color="0.4", alpha=0.15, linewidth=0)
+        axis.set_title(f"{spread['mean']:.3g} ± {spread['std']:.2g}, {spread['count']} runs", fontsize="small")

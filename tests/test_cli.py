@@ -1,19 +1,21 @@
 """The commands as typed: what they print, save and refuse."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 import yaml
 
+from licm import __version__
+from licm.cli import app
 from licm.config import to_yaml
+from tests.commands import licm as typed
 from tests.conftest import SMALL_RUN
 
 
 def licm(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    import os
-
     return subprocess.run(
         [sys.executable, "-m", "licm", *map(str, arguments)],
         capture_output=True,
@@ -99,7 +101,6 @@ def test_debug_shows_the_traceback(tmp_path):
 
 
 def test_ctrl_c_saves_and_exits_cleanly(tmp_path, settings):
-    import os
     import signal
     import time
 
@@ -120,20 +121,90 @@ def test_ctrl_c_saves_and_exits_cleanly(tmp_path, settings):
     assert (run / "checkpoint.safetensors").exists()
 
 
-def test_help_and_import_do_not_load_torch_or_scikit_learn():
+COMMANDS = ["train", "evaluate", "restore", "compare", "data", "presets", "mechanisms"]
+
+
+def test_help_lists_and_completion_do_not_load_torch_or_scikit_learn():
+    """`licm.config` too: what names can be set is known without torch."""
     script = (
-        "import sys, licm, licm.cli\n"
-        "from typer.testing import CliRunner\n"
-        "for words in ([], ['train'], ['evaluate']):\n"
-        "    assert CliRunner().invoke(licm.cli.app, [*words, '--help']).exit_code == 0\n"
-        "print([m for m in ('torch', 'sklearn', 'scipy', 'PIL') if m in sys.modules])\n"
+        "import sys, licm, licm.cli, licm.config\n"
+        "from tests.commands import licm as typed\n"
+        "heavy = ('torch', 'sklearn', 'scipy', 'matplotlib', 'PIL', 'torchmetrics')\n"
+        f"for words in ([], *([name] for name in {COMMANDS})):\n"
+        "    assert typed(*words, '--help').returncode == 0\n"
+        "for words in (['data'], ['presets'], ['--version']):\n"
+        "    assert typed(*words).returncode == 0\n"
+        "import os\n"
+        "os.environ |= {'_LICM_COMPLETE': 'complete_bash', 'COMP_CWORD': '3', 'COMP_WORDS': 'licm train --preset pa'}\n"
+        "assert 'paper' in typed().stdout\n"
+        "print([name for name in heavy if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=55)
     assert done.stdout.strip() == "[]", done.stderr
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example(command):
-    done = licm(command, "--help")
+    done = typed(command, "--help")
     assert done.returncode == 0
     assert f"Example: licm {command}" in done.stdout
+
+
+def test_every_command_is_tested_for_its_help():
+    assert sorted(COMMANDS) == sorted(command.callback.__name__ for command in app.registered_commands)
+
+
+def test_licm_alone_shows_what_there_is():
+    done = typed()
+    assert done.returncode == 0
+    assert all(command in done.stdout for command in COMMANDS)
+    assert typed("--version").stdout.strip() == __version__
+
+
+@pytest.mark.parametrize(
+    ("typed_so_far", "offered"),
+    [
+        ("licm tr", ["train"]),
+        ("licm train --preset ", ["default", "paper"]),
+        ("licm train --set experts.wi", ["experts.width="]),
+        ("licm train --device c", ["cpu", "cuda"]),
+        ("licm evaluate runs/a --split v", ["validation"]),
+        ("licm data fas", ["fashion-mnist"]),
+        ("licm presets p", ["paper"]),
+        ("licm mechanisms flip", ["flip_horizontal", "flip_vertical"]),
+    ],
+)
+def test_the_shell_completes(monkeypatch, typed_so_far, offered):
+    monkeypatch.setenv("_LICM_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", typed_so_far)
+    monkeypatch.setenv("COMP_CWORD", str(typed_so_far.count(" ")))
+    done = typed()
+    assert done.stdout.split() == offered, done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_can_be_shown_and_installed(tmp_path, monkeypatch, shell):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("shellingham.detect_shell", lambda *_: (shell, f"/bin/{shell}"))
+    assert "_LICM_COMPLETE" in typed("--show-completion").stdout
+    done = typed("--install-completion")
+    assert done.returncode == 0
+    assert "completion installed in" in done.stdout
+    assert any("_LICM_COMPLETE" in path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_what_a_reader_does_not_want_is_no_error():
+    script = "import os; from licm import cli; cli.main()"
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", script, "presets", "paper"],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=55,
+        )
+    finally:
+        os.close(writer)
+    assert done.stderr == ""

@@ -141,7 +141,7 @@ def _choose_config(run: Path | None, config: Path | None, preset: str | None, ov
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
     split: Annotated[
         str,
         typer.Option(
@@ -178,9 +178,9 @@ def evaluate(
 
 @app.command()
 def restore(
-    run: Annotated[Path, typer.Argument(help="The run folder whose experts restore.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder whose experts restore.")],
     source: Annotated[Path, typer.Argument(metavar="IN", help="An image, or a folder of images.")],
-    out: Annotated[Path, typer.Argument(help="A new or empty folder for the restored images.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty folder for the restored images.")],
     device: Device = "cpu",
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -265,7 +265,11 @@ def data(
 def presets(
     name: Annotated[
         str | None,
-        typer.Argument(help="Print this preset as a file for --config.", autocompletion=_completing(_preset_names)),
+        typer.Argument(
+            metavar="[NAME]",
+            help="Print this preset as a file for --config.",
+            autocompletion=_completing(_preset_names),
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -286,7 +290,7 @@ def presets(
 def mechanisms(
     name: Annotated[
         str | None,
-        typer.Argument(help="Tell all of this one.", autocompletion=_completing(_mechanism_names)),
+        typer.Argument(metavar="[NAME]", help="Tell all of this one.", autocompletion=_completing(_mechanism_names)),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -306,9 +310,9 @@ def _log(*, quiet: bool = False) -> None:
     """Shows what the library says of its work, a line each: warnings, and unless quiet what it downloads."""
     logger = logging.getLogger("licm")
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    if not logger.handlers:
-        logger.addHandler(handler := logging.StreamHandler())
-        handler.setFormatter(logging.Formatter("licm: %(message)s"))
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("licm: %(message)s"))
+    logger.handlers[:] = [handler]
 
 
 def _fail(message: str, *, code: int = 1) -> NoReturn:
@@ -327,7 +331,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except usage_error as error:
-        _fail(f"licm: error: {_one_line(error.format_message())}; see {error.ctx.command_path} --help", code=2)
+        _fail(f"licm: error: {_one_line(error.format_message())} (see {error.ctx.command_path} --help)", code=2)
     except Exception as error:
         if os.environ.get("LICM_DEBUG") == "1":
             raise
@@ -340,7 +344,7 @@ def main() -> None:
 
 
 def _one_line(error: object) -> str:
-    return " ".join(str(error).split()).rstrip(".")
+    return " ".join(str(error).split())
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from licm.run import Run, load_run, restore_images
 from licm.sources import find_images, read_image
 
 ASSIGNMENTS = "assignments.csv"
+_LOST = "; nothing is kept of what was restored so far"
 _FORMATS: dict[str, dict[str, Any]] = {  # by suffix, what keeps most of an image; the others lose nothing anyway
     ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
     ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
@@ -80,7 +81,7 @@ def restore_files(
         _read(path, run)
     fresh = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.unfinished")
     try:
-        with writing(fresh):
+        with writing(fresh, _LOST):
             fresh.mkdir(parents=True, exist_ok=True)
         rows = []
         for path, image, expert, score in _restore(run, paths, batch_size):
@@ -90,7 +91,7 @@ def restore_files(
             if len(rows) % batch_size == 0 or len(rows) == len(paths):
                 callback(len(rows), len(paths))
         _write_assignments(fresh / ASSIGNMENTS, rows)
-        with writing(out):
+        with writing(out, _LOST):
             if out.exists():
                 out.rmdir()  # it was empty; if it no longer is, this refuses
             fresh.rename(out)
@@ -160,14 +161,14 @@ def _write(path: Path, image: np.ndarray) -> None:
     buffer = io.BytesIO()
     array = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
     Image.fromarray(np.ascontiguousarray(array)).save(buffer, **_FORMATS[path.suffix.lower()])
-    with writing(path):
+    with writing(path, _LOST):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(buffer.getvalue())
 
 
 def _write_assignments(path: Path, rows: Sequence[tuple[str, int, float]]) -> None:
     # names that are not text in this file system's encoding keep their bytes
-    with writing(path), path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with writing(path, _LOST), path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "expert", "score"])
         writer.writerows(rows)

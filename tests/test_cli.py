@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -94,6 +95,23 @@ def test_evaluate_refuses_what_is_no_run_or_split(tmp_path, small_run):
     assert "unknown split 'tset': did you mean 'test'?" in done.stderr
 
 
+def test_evaluate_leaves_samples_and_report_draws_them(small_run, tmp_path):
+    assert licm("evaluate", small_run, "--quiet").returncode == 0
+    assert (small_run / "samples.npz").exists()
+    done = licm("report", small_run, "--out", tmp_path / "pages" / "one.html", "--json")
+    assert done.returncode == 0, done.stderr
+    written = json.loads(done.stdout)
+    assert written["report"] == str(tmp_path / "pages" / "one.html")
+    names = ("winners", "samples", "specialisation", "win_shares", "learning", "identity", "health", "summary")
+    expected = {str(tmp_path / "pages" / "figures" / f"{n}.{kind}") for n in names for kind in ("png", "svg")}
+    assert set(written["figures"]) == expected
+    for path in (written["report"], *written["figures"]):
+        assert Path(path).stat().st_size > 1000
+    done = licm("report", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "is not a run folder" in done.stderr
+
+
 def test_debug_shows_the_traceback(tmp_path):
     done = licm("evaluate", tmp_path, LICM_DEBUG="1")
     assert done.returncode == 1
@@ -121,7 +139,7 @@ def test_ctrl_c_saves_and_exits_cleanly(tmp_path, settings):
     assert (run / "checkpoint.safetensors").exists()
 
 
-COMMANDS = ["train", "evaluate", "restore", "compare", "data", "presets", "mechanisms"]
+COMMANDS = ["train", "evaluate", "report", "restore", "compare", "data", "presets", "mechanisms"]
 
 
 def test_help_lists_and_completion_do_not_load_torch_or_scikit_learn():
@@ -129,7 +147,7 @@ def test_help_lists_and_completion_do_not_load_torch_or_scikit_learn():
     script = (
         "import sys, licm, licm.cli, licm.config\n"
         "from tests.commands import licm as typed\n"
-        "heavy = ('torch', 'sklearn', 'scipy', 'matplotlib', 'PIL', 'torchmetrics')\n"
+        "heavy = ('torch', 'sklearn', 'scipy', 'matplotlib', 'PIL', 'torchmetrics', 'jinja2')\n"
         f"for words in ([], *([name] for name in {COMMANDS})):\n"
         "    assert typed(*words, '--help').returncode == 0\n"
         "for words in (['data'], ['presets'], ['--version']):\n"

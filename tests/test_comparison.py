@@ -10,6 +10,7 @@ import pytest
 
 from licm import checkpoint as files
 from licm.comparison import compare_runs, comparison_figure, comparison_table, save_figure, state_of
+from licm.records import _EVALUATION_KEYS
 from tests.commands import licm, refused
 
 
@@ -21,7 +22,8 @@ def runs(small_run, tmp_path) -> list[Path]:
         text = (folder / files.CONFIG).read_text()
         (folder / files.CONFIG).write_text(text.replace("seed: 0", f"seed: {seed}"))
         if seed < 3:
-            record = {"steps": 4, "matched_share": 0.7 + 0.1 * seed, "psnr": 15.0 + seed, "accuracy_restored": None}
+            record = dict.fromkeys(_EVALUATION_KEYS)
+            record |= {"steps": 4, "matched_share": 0.7 + 0.1 * seed, "psnr": 15.0 + seed}
             (folder / "evaluation.json").write_text(json.dumps(record))
     files.cut_history(folders[3], 2)
     return folders

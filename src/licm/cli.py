@@ -4,11 +4,19 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+
+from licm.completion import (
+    complete_device,
+    complete_mechanism,
+    complete_preset,
+    complete_setting,
+    complete_source,
+    complete_split,
+)
 
 if TYPE_CHECKING:
     from licm.config import Config
@@ -20,43 +28,9 @@ app = typer.Typer(
 )
 
 
-def _completing(names: Callable[[], Iterable[Any]]) -> Callable[[str], list[Any]]:
-    """Completes what is typed from names, or (name, help) pairs, that are looked up only then."""
-
-    def complete(incomplete: str) -> list[Any]:
-        pairs = ((each if isinstance(each, str) else each[0], each) for each in names())
-        return [each for name, each in pairs if name.startswith(incomplete)]
-
-    return complete
-
-
-def _preset_names() -> Iterable[Any]:
-    from licm.config import PRESET_NOTES
-
-    return PRESET_NOTES.items()
-
-
-def _settings() -> Iterable[Any]:
-    from licm.catalogue import config_keys
-
-    return [(f"{key}=", about) for key, about in config_keys()]
-
-
-def _mechanism_names() -> Iterable[Any]:
-    from licm.catalogue import list_mechanisms
-
-    return [(kind["name"], kind["about"]) for kind in list_mechanisms()["kinds"]]
-
-
-def _source_names() -> Iterable[Any]:
-    from licm.catalogue import SOURCES
-
-    return SOURCES.items()
-
-
 Device = Annotated[
     str,
-    typer.Option(help="Where to compute: cpu, cuda, mps.", autocompletion=_completing(lambda: ("cpu", "cuda", "mps"))),
+    typer.Option(help="Where to compute: cpu, cuda, mps.", autocompletion=complete_device),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and warnings.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a machine to read.")]
@@ -89,14 +63,14 @@ def train(
             "--set",
             metavar="KEY=VALUE",
             help="Change a key: experts.width=32.",
-            autocompletion=_completing(_settings),
+            autocompletion=complete_setting,
         ),
     ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
             help="default, or paper for the slides' recipe; see licm presets.",
-            autocompletion=_completing(_preset_names),
+            autocompletion=complete_preset,
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The run's seed.", min=0)] = None,
@@ -144,9 +118,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
     split: Annotated[
         str,
-        typer.Option(
-            help="test to report, validation to choose.", autocompletion=_completing(lambda: ("test", "validation"))
-        ),
+        typer.Option(help="test to report, validation to choose.", autocompletion=complete_split),
     ] = "test",
     as_json: AsJson = False,
     device: Device = "cpu",
@@ -161,19 +133,43 @@ def evaluate(
     from licm.checkpoint import write_text
     from licm.checks import unknown_name
     from licm.evaluation import evaluate as evaluate_run
+    from licm.evaluation import take_samples
+    from licm.records import save_samples
     from licm.tables import evaluation_table
 
     _log(quiet=quiet)
     if split not in ("test", "validation"):
         raise ValueError(unknown_name("split", split, ("test", "validation")))
     record = evaluate_run(run, split=split, device=device)  # type: ignore[arg-type]
-    name = "evaluation.json" if split == "test" else f"evaluation.{split}.json"
+    suffix = "" if split == "test" else f".{split}"
+    name = f"evaluation{suffix}.json"
     write_text(run / name, json.dumps(record, indent=1) + "\n")
+    save_samples(run / f"samples{suffix}.npz", take_samples(run, split=split, device=device))  # type: ignore[arg-type]
     if as_json:
         typer.echo(json.dumps(record))
     elif not quiet:
         typer.echo(evaluation_table(record))
         typer.echo(f"saved: {run / name}")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder, finished or not, evaluated or not.")],
+    out: Annotated[Path | None, typer.Option(help="The page to write; figures go beside it. [RUN/report.html]")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw what a run learnt, from its records: one HTML page, and its figures as PNG and SVG.
+
+    Example: licm report runs/first
+    """
+    from licm.report import write_report
+
+    page, *figures = map(str, write_report(run, out))
+    if as_json:
+        typer.echo(json.dumps({"report": page, "figures": figures}))
+    elif not quiet:
+        typer.echo(f"saved: {page} and {len(figures)} figures beside it")
 
 
 @app.command()
@@ -235,9 +231,7 @@ def compare(
 def data(
     source: Annotated[
         str | None,
-        typer.Argument(
-            help="A source to fetch and verify; without, list all.", autocompletion=_completing(_source_names)
-        ),
+        typer.Argument(help="A source to fetch and verify; without, list all.", autocompletion=complete_source),
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -268,7 +262,7 @@ def presets(
         typer.Argument(
             metavar="[NAME]",
             help="Print this preset as a file for --config.",
-            autocompletion=_completing(_preset_names),
+            autocompletion=complete_preset,
         ),
     ] = None,
     as_json: AsJson = False,
@@ -290,7 +284,7 @@ def presets(
 def mechanisms(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="Tell all of this one.", autocompletion=_completing(_mechanism_names)),
+        typer.Argument(metavar="[NAME]", help="Tell all of this one.", autocompletion=complete_mechanism),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

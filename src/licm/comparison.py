@@ -1,21 +1,19 @@
 """Several runs side by side, from their records alone: one table, one figure."""
 
-import io
-import json
 import statistics
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from licm.checkpoint import read_config, read_history, write_bytes
+from licm.checkpoint import write_bytes
+from licm.records import Records, read_records
 from licm.tables import aligned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-EVALUATION = "evaluation.json"
 _FIGURES = {  # of an evaluation: title and form
     "matched_share": ("matched share", "{:.3f}"),
     "ari": ("ARI", "{:.3f}"),
@@ -57,8 +55,9 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
     for folder, place in zip(folders, places):
         if places.count(place) > 1:
             raise ValueError(f"run {str(folder)!r} is given twice")
-    runs = [_read(Path(folder)) for folder in folders]
-    configs = [_flat(read_config(Path(folder)).model_dump(mode="json")) for folder in folders]
+    records = [read_records(folder) for folder in folders]
+    runs = [_read(each) for each in records]
+    configs = [_flat(each.config.model_dump(mode="json")) for each in records]
     keys = dict.fromkeys(key for config in configs for key in config)
     values = {key: [config.get(key) for config in configs] for key in keys}
     ended = [run for run in runs if run["finished"] and run["evaluated_step"] == run["steps"]]
@@ -70,34 +69,18 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
     }
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    config, history = read_config(folder), read_history(folder)
-    steps = [record for record in history if record["kind"] == "step"]
-    done, end = (steps[-1]["step"], steps[-1].get("end")) if steps else (0, config.training.steps)
-    record = _read_evaluation(folder / EVALUATION)
-    seen = [r for r in history if r["kind"] == "validation"]
+def _read(records: Records) -> dict[str, Any]:
+    evaluation, steps, seen = records.evaluation or {}, records.history["step"], records.history["validation"]
     return {
-        "run": str(folder),
-        "seed": config.seed,
-        "steps": done,
-        "end": end,
-        "finished": done > 0 and end is not None and done >= end,
-        "evaluated_step": record.get("steps"),
-        "figures": {name: record.get(name) for name in _FIGURES},
-        "validation": {name: [r.get(name) for r in seen] for name in ("step", "matched_share", "psnr")},
+        "run": str(records.folder),
+        "seed": records.config.seed,
+        "steps": records.steps,
+        "end": steps[-1]["end"] if steps else records.config.training.steps,
+        "finished": records.finished,
+        "evaluated_step": evaluation.get("steps"),
+        "figures": {name: evaluation.get(name) for name in _FIGURES},
+        "validation": {name: [record[name] for record in seen] for name in ("step", "matched_share", "psnr")},
     }
-
-
-def _read_evaluation(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        record = None
-    if not isinstance(record, dict):
-        raise ValueError(f"{str(path)!r} is damaged; write it again with: licm evaluate {path.parent}")
-    return record
 
 
 def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
@@ -165,10 +148,9 @@ def save_figure(comparison: dict[str, Any], path: str | Path) -> None:
         raise ValueError(f"{str(path)!r}: expected a name that ends in .png or .svg")
     if path.exists():
         raise ValueError(f"{str(path)!r} exists already: choose another name, nothing is overwritten")
-    buffer = io.BytesIO()
-    metadata = {"Date": None} if kind == "svg" else None  # the same records give the same bytes
-    comparison_figure(comparison).savefig(buffer, format=kind, dpi=150, metadata=metadata)
-    write_bytes(path, buffer.getvalue())
+    from licm.drawing import render
+
+    write_bytes(path, render(comparison_figure(comparison), kind))  # type: ignore[arg-type]
 
 
 def comparison_figure(comparison: dict[str, Any]) -> "Figure":
@@ -177,7 +159,7 @@ def comparison_figure(comparison: dict[str, Any]) -> "Figure":
     Raises:
         ValueError: If no run has a validation record or an evaluation.
     """
-    from matplotlib.figure import Figure
+    from licm.drawing import LIGHT, canvas
 
     runs = comparison["runs"]
     panels = [name for name in _DRAWN if any(run["figures"][name] is not None for run in runs)]
@@ -185,28 +167,27 @@ def comparison_figure(comparison: dict[str, Any]) -> "Figure":
     if not panels and not courses:
         raise ValueError("there is nothing to draw: no run was evaluated (licm evaluate RUN)")
     columns = courses + len(panels)
-    figure = Figure(figsize=(4 * columns + 1, 4 + 0.25 * len(runs)), layout="constrained")
-    axes = figure.subplots(1, columns, squeeze=False)[0]
-    styles = list(zip(runs, cycle(_COLOURS), cycle(_MARKERS)))
-    if courses:
-        axes[0].set(xlabel="step", ylabel="matched share on validation", ylim=(-0.02, 1.02))
-        for run, colour, marker in styles:
-            seen, line = run["validation"], "-" if run["finished"] else "--"
-            axes[0].plot(seen["step"], seen["matched_share"], line, color=colour, marker=marker, markevery=[-1])
-    for axis, name in zip(axes[courses:], panels):
-        axis.set(ylabel=_DRAWN[name], xticks=[], xlabel="runs")
-        for place, (run, colour, marker) in enumerate(styles):
-            value = run["figures"][name]
-            if value is not None:
-                axis.plot(place, value, marker, color=colour, fillstyle="full" if run["finished"] else "none")
-        _draw_spread(axis, comparison["summary"].get(name))
-        axis.set_xlim(-0.6, len(runs) - 0.4)
-    handles = [
-        axes[0].plot([], [], marker=marker, color=colour, linestyle="-" if run["finished"] else "--")[0]
-        for run, colour, marker in styles
-    ]
-    names = [run["run"] if state_of(run) == "finished" else f"{run['run']} ({state_of(run)})" for run in runs]
-    figure.legend(handles, names, loc="outside lower left", fontsize="small", frameon=False)
+    with canvas(LIGHT, 3.2 * columns + 1, 3.2 + 0.2 * len(runs)) as figure:
+        axes = figure.subplots(1, columns, squeeze=False)[0]
+        styles = list(zip(runs, cycle(_COLOURS), cycle(_MARKERS)))
+        if courses:
+            axes[0].set(xlabel="step", ylabel="matched share on validation", ylim=(-0.02, 1.02))
+            for run, colour, marker in styles:
+                seen, line = run["validation"], "-" if run["finished"] else "--"
+                axes[0].plot(seen["step"], seen["matched_share"], line, color=colour, marker=marker, markevery=[-1])
+        for axis, name in zip(axes[courses:], panels):
+            axis.set(ylabel=_DRAWN[name], xticks=[], xlabel="runs", xlim=(-0.6, len(runs) - 0.4))
+            for place, (run, colour, marker) in enumerate(styles):
+                value = run["figures"][name]
+                if value is not None:
+                    axis.plot(place, value, marker, color=colour, fillstyle="full" if run["finished"] else "none")
+            _draw_spread(axis, comparison["summary"].get(name))
+        handles = [
+            axes[0].plot([], [], marker=marker, color=colour, linestyle="-" if run["finished"] else "--")[0]
+            for run, colour, marker in styles
+        ]
+        names = [run["run"] if state_of(run) == "finished" else f"{run['run']} ({state_of(run)})" for run in runs]
+        figure.legend(handles, names, loc="outside lower left", fontsize="small", frameon=False)
     return figure
 
 

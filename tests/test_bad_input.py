@@ -308,7 +308,7 @@ def test_a_folder_that_stayed_empty_is_not_left_behind(tmp_path):
         (["trian"], "No such command 'trian'. Did you mean 'train'? (see licm --help)"),
         (["train"], "Missing option '--out'"),
         (["train", "--sed", "1"], "No such option: --sed"),
-        (["train", "--out", "x", "--seed", "two"], "'two' is not a valid"),
+        (["train", "--out", "x", "--seed", "two"], "Invalid value for '--seed': Input should be a valid integer"),
         (["restore", "x"], "Missing argument 'IN'"),
         (["evaluate", "x", "y"], "unexpected extra argument"),
         (["compare"], "Missing argument 'RUN...'"),

@@ -306,6 +306,8 @@ def _log(*, quiet: bool = False) -> None:
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("licm: %(message)s"))
+    shown: set[str] = set()
+    handler.addFilter(lambda record: not ((line := record.getMessage()) in shown or shown.add(line)))  # each line once
     logger.handlers[:] = [handler]
 
 
@@ -318,7 +320,7 @@ def main() -> None:
     """Runs the command line; whatever goes wrong is one line (all of it with LICM_DEBUG=1)."""
     usage_error: Any = typer.BadParameter.__bases__[0]  # of click, which newer versions of typer carry inside
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="licm", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except BrokenPipeError:  # who reads the output has had enough

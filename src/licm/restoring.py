@@ -106,10 +106,10 @@ def restore_files(
 def _check_out(out: Path, source: Path) -> None:
     if not source.exists():
         raise ValueError(f"{source}: cannot be read: no such file or directory")
-    if source.is_dir() and source.resolve() in (out.resolve(), *out.resolve().parents):
-        raise ValueError(f"{str(out)!r} is within {str(source)!r}: choose a folder outside of the images to restore")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{str(out)!r} is a file: restored images go to a new or empty folder")
+    if source.is_dir() and source.resolve() in (out.resolve(), *out.resolve().parents):
+        raise ValueError(f"{str(out)!r} is within {str(source)!r}: choose a folder outside of the images to restore")
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"folder {str(out)!r} is not empty: choose a new or empty one, nothing is overwritten")
 
@@ -121,7 +121,7 @@ def _read(path: Path, run: Run) -> np.ndarray:
     if path.suffix.lower() not in _FORMATS:
         raise ValueError(f"{path}: expected a folder of images, or an image named {' '.join(_FORMATS)}")
     image = read_image(path)
-    if image.mode == "RGB" and channels == 1 and run.config.data.channels is None:
+    if channels == 1 and run.config.data.channels is None and not _is_grey(image):
         raise ValueError(f"{path}: expected a grey image, as the run was trained on, got colour")
     fits = max(image.size) <= size if padded else image.size == (size, size)
     if not fits:
@@ -131,6 +131,12 @@ def _read(path: Path, run: Run) -> np.ndarray:
         )
     array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+def _is_grey(image: Image.Image) -> bool:
+    """Whether an image is grey, be it in the colours' way of WebP, which knows no other."""
+    array = np.asarray(image)
+    return image.mode == "L" or bool((array == array[..., :1]).all())
 
 
 def _restore(run: Run, paths: Sequence[Path], batch_size: int) -> Iterator[tuple[Path, np.ndarray, int, float]]:

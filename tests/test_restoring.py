@@ -37,7 +37,8 @@ def damaged(tmp_path) -> Path:
 
 
 def pixels(path: Path) -> np.ndarray:
-    array = np.asarray(Image.open(path))
+    with Image.open(path) as image:
+        array = np.asarray(image)
     return array[..., 0] if path.suffix == ".webp" else array  # WebP knows no grey
 
 
@@ -65,7 +66,8 @@ def test_a_folder(small_run, damaged, tmp_path, batch_size):
     for name, image in zip(sorted(NAMES), restored[:, 0].numpy() * 255):
         loss = 1 if Path(name).suffix in (".png", ".BMP", ".tif", ".tiff", ".webp") else 16  # JPEG loses some
         assert np.abs(pixels(tmp_path / "out" / name).astype(float) - image).max() <= loss, name
-        assert Image.open(tmp_path / "out" / name).format == Image.open(damaged / name).format
+        with Image.open(tmp_path / "out" / name) as new, Image.open(damaged / name) as old:
+            assert new.format == old.format
     assert record["images"] == sum(record["wins"]) == len(NAMES)
     assert record["mean_score"] == pytest.approx(scores.amax(dim=0).mean().item(), abs=1e-5)
     assert told[-1] == (7, 7)

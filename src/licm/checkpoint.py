@@ -5,7 +5,7 @@
     checkpoint.safetensors            all tensors, and the plain state as JSON in the header
     checkpoint.previous.safetensors   the one before, used when the newest cannot be read
     history.jsonl                     one record a line
-    lock                              held by the process that trains here; nothing when none does
+    lock                              who trains here, while it does; one left behind keeps nobody out
 
 A checkpoint is written beside its place and moved there in one operation, so that a kill at any moment leaves a
 whole one. Each write keeps the one before.

@@ -307,7 +307,13 @@ def _log(*, quiet: bool = False) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("licm: %(message)s"))
     shown: set[str] = set()
-    handler.addFilter(lambda record: not ((line := record.getMessage()) in shown or shown.add(line)))  # each line once
+
+    def is_new(record: logging.LogRecord) -> bool:
+        known = record.getMessage() in shown
+        shown.add(record.getMessage())
+        return not known
+
+    handler.addFilter(is_new)  # a run that is read twice is not warned of twice
     logger.handlers[:] = [handler]
 
 

@@ -95,10 +95,13 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "truncated IDX": (lambda f: cut(idx(f)), "bad: damaged: its header states 1 to 4 sizes [9, 12, 12]"),
     "truncated gzip": (truncated_gzip, "bad: cannot be read: damaged, or not of the kind expected (Compressed"),
     "truncated npz": (lambda f: cut(npz(f, images=IMAGES)), "bad.npz: cannot be read: damaged, or not of the kind"),
-    "other size": (lambda f: save_images(f, {f"{i}.png": STRIPES[:8] for i in range(9)}), "are (1, 12, 12), those of"),
-    "oblong": (lambda f: npz(f, images=IMAGES[:, :8]), "are (1, 12, 12), those of data.canonical (1, 8, 12)"),
+    "other size": (
+        lambda f: save_images(f, {f"{i}.png": STRIPES[:8] for i in range(9)}),
+        "expected images like those of data.canonical, 12x8 px grey, got 12x12 px grey",
+    ),
+    "oblong": (lambda f: npz(f, images=IMAGES[:, :8]), "of data.canonical, 12x8 px grey, got 12x12 px grey"),
     "few": (lambda f: stripes(f, 7), "canonical: 7 images are fewer than training.batch_size, 8"),
-    "device": (lambda f: Path("/dev/zero"), "/dev/zero: cannot be read: "),
+    "device": (lambda f: Path("/dev/zero"), "/dev/zero: cannot be read: it is not a regular file"),
     "transparent": (
         lambda f: save_images(f, {"a.png": np.dstack([STRIPES] * 4)}),
         "a.png: expected an opaque 8-bit image, got transparent pixels",

@@ -66,13 +66,22 @@ def test_a_file_a_preset_and_settings(tmp_path, small_config):
     ("arguments", "message"),
     [
         (["--set", "experts.widht=3"], "unknown configuration key 'experts.widht': did you mean 'experts.width'?"),
+        (["--set", "experts=3"], "configuration key 'experts' is a section: set a key in it, one of "),
+        (
+            ["--set", "mechanisms=[rotate(degree=3)]"],
+            "mechanism 'rotate': unknown parameter 'degree': did you mean 'deg",
+        ),
+        (
+            ["--set", "mechanisms=invert"],
+            "unknown mechanism set 'invert': Valid: paper, or a list such as [invert, shift(dx=4)]",
+        ),
         (["--set", "steps"], "setting 'steps': expected KEY=VALUE"),
         (["--preset", "papr"], "unknown preset 'papr': did you mean 'paper'?"),
         (["--set", "mechanisms=[inver]"], "unknown mechanism 'inver': did you mean 'invert'?"),
         (["--canonical", "nowhere"], "canonical and transformed go together"),
         (["--canonical", "nowhere", "--transformed", "nowhere"], "nowhere"),
         (["--config", "nowhere.yaml"], "configuration file 'nowhere.yaml': cannot be read"),
-        (["--resume"], "is not a run folder: config.yaml is missing"),
+        (["--resume"], "is not a run folder: there is no such folder"),
         (["--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
         (["--set", "experts.dilations=[1, 2]"], "dilations: expected 5 numbers, one per convolution"),
         (["--set", "discriminator.widths=[4, 4, 4, 4, 4]"], "image_size: 5 poolings need at least 32 px, got 28"),

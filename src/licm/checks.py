@@ -16,7 +16,7 @@ def unknown_name(kind: str, name: object, valid: Collection[str]) -> str:
     """
     close = get_close_matches(str(name), valid, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"unknown {kind} {name!r}: {hint}Valid: {', '.join(sorted(valid))}"
+    return f"unknown {kind} {name!r}: {hint}Valid: {', '.join(sorted(valid)) or 'none'}"
 
 
 def check_images(images: Any, name: str, *, channels: int | None = None) -> None:

@@ -333,7 +333,10 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except usage_error as error:
-        _fail(f"licm: error: {_one_line(error.format_message())} (see {error.ctx.command_path} --help)", code=2)
+        _fail(
+            f"licm: error: {_one_line(error.format_message()).rstrip('.')} (see {error.ctx.command_path} --help)",
+            code=2,
+        )
     except Exception as error:
         if os.environ.get("LICM_DEBUG") == "1":
             raise

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from licm.checkpoint import write_bytes
+from licm.config import flat
 from licm.records import Records, read_records
 from licm.tables import aligned
 
@@ -57,7 +58,7 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
             raise ValueError(f"run {str(folder)!r} is given twice")
     records = [read_records(folder) for folder in folders]
     runs = [_read(each) for each in records]
-    configs = [_flat(each.config.model_dump(mode="json")) for each in records]
+    configs = [flat(each.config) for each in records]
     keys = dict.fromkeys(key for config in configs for key in config)
     values = {key: [config.get(key) for config in configs] for key in keys}
     ended = [run for run in runs if run["finished"] and run["evaluated_step"] == run["steps"]]
@@ -81,13 +82,6 @@ def _read(records: Records) -> dict[str, Any]:
         "figures": {name: evaluation.get(name) for name in _FIGURES},
         "validation": {name: [record[name] for record in seen] for name in ("step", "matched_share", "psnr")},
     }
-
-
-def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
-    return flat
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:

@@ -105,6 +105,10 @@ def _split(images: ImageSet, seed: int, validation: int) -> dict[str, ImageSet]:
     return parts
 
 
+def _kind(images: Tensor) -> str:
+    return f"{images.shape[-1]}x{images.shape[-2]} px {'grey' if images.shape[1] == 1 else 'colour'}"
+
+
 def _padded(images: ImageSet, size: int | None) -> ImageSet:
     height, width = images.images.shape[-2:]
     if size is None or (height, width) == (size, size):
@@ -256,8 +260,7 @@ def load_training_data(
         )
         if real.shape[1:] != fake.shape[1:]:
             raise ValueError(
-                f"data.transformed: images [c, h, w] are {tuple(fake.shape[1:])}, "
-                f"those of data.canonical {tuple(real.shape[1:])}"
+                f"data.transformed: expected images like those of data.canonical, {_kind(real)}, got {_kind(fake)}"
             )
         return TrainingData(to_float(real), to_float(fake))
     originals = load_originals(source, seed=seed, image_size=image_size, channels=channels)

@@ -4,6 +4,7 @@ Whatever is damaged, cut short, of another kind or made to fill the memory ends 
 file.
 """
 
+import errno
 import gzip
 import hashlib
 import io
@@ -34,7 +35,7 @@ def refuse(name: str | Path, error: Exception) -> NoReturn:
 def check_regular(path: Path) -> None:
     """Raises an error for what is there but is no file, such as a folder, a device or a pipe."""
     if path.exists() and not path.is_file():
-        raise ValueError("it is a folder" if path.is_dir() else "it is not a regular file")
+        raise OSError(errno.EINVAL, "it is a folder" if path.is_dir() else "it is not a regular file")
 
 
 def read_content(path: str | Path, sha256: str | None = None) -> bytes:

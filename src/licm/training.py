@@ -22,7 +22,7 @@ from licm import checkpoint as files
 from licm.checks import check_images
 from licm.classifier import MIN_SIZE, accuracy, train_classifier
 from licm.competition import StepRecord
-from licm.config import Config, to_yaml
+from licm.config import Config, flat, to_yaml
 from licm.datasets import Mixture, TrainingData, load_training_data
 from licm.identity import analytic_identity, identity_errors, train_identity
 from licm.metrics import matched_share, mean_per_mechanism, psnr, winner_matrix
@@ -282,8 +282,9 @@ def _check_resumable(former: Config, config: Config, folder: Path) -> None:
     free = not config.training.decay and not config.revival.enabled and steps > former.training.steps
     raised = former.training.model_copy(update={"steps": steps})
     if not (free and former.model_copy(update={"training": raised}) == config):
+        changed = [key for key, value in flat(config).items() if value != flat(former).get(key)]
         raise ValueError(
-            f"run folder {str(folder)!r} was started with another configuration "
+            f"run folder {str(folder)!r} was started with another configuration: {', '.join(changed)} differ(s) "
             "(only training.steps may be raised, and only without decay and revival)"
         )
 
@@ -295,7 +296,8 @@ def _check_data(data: TrainingData, config: Config) -> None:
             raise ValueError(f"{name}: expected square images, got {images.shape[-2]}x{images.shape[-1]} px")
         if len(images) < config.training.batch_size:
             raise ValueError(
-                f"{name}: {len(images)} images are fewer than training.batch_size, {config.training.batch_size}"
+                f"{name}: {len(images)} images are fewer than training.batch_size, {config.training.batch_size}; "
+                "give more images or set a smaller batch_size"
             )
         if (images.flatten(1).amax(1) == images.flatten(1).amin(1)).all():
             raise ValueError(f"{name}: every image is of one colour, so there is nothing to learn from")

@@ -65,7 +65,7 @@ def test_a_failed_save_leaves_a_whole_checkpoint(tmp_path, monkeypatch, call):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, call, no_space)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="cannot be written: no space left on device; the one before is whole"):
         saved(tmp_path, step=2)
     monkeypatch.undo()
     assert step_in(tmp_path) == 1

@@ -10,6 +10,7 @@ from licm.config import Config
 from licm.evaluation import take_samples
 from licm.mechanisms import MECHANISM_SETS, MECHANISMS
 from licm.records import SAMPLES, save_samples
+from tests.commands import licm as typed
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -68,3 +69,14 @@ def test_the_report_pages_python_runs(tmp_path, monkeypatch, small_run):
     small_run.rename(tmp_path / "runs" / "first")
     exec(block, {})
     assert sorted(path.name for path in tmp_path.glob("*.png")) == ["heat-map-and-samples.png", "more-samples.png"]
+
+
+def test_what_the_page_on_the_command_line_shows_is_what_is_printed():
+    """Where the output depends on nothing but the code."""
+    blocks = re.findall(r"```console\n(.*?)```", (ROOT / "docs" / "command-line.md").read_text(), flags=re.DOTALL)
+    shown = [part.split("\n", 1) for block in blocks for part in block.removeprefix("$ ").split("\n$ ")]
+    checked = [(command, text) for command, text in shown if re.match("licm (presets|mechanisms|trian)", command)]
+    assert len(checked) == 4
+    for command, text in checked:
+        done = typed(*command.split()[1:])
+        assert (done.stdout + done.stderr).strip() == text.strip()

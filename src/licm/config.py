@@ -9,7 +9,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from licm.checks import unknown_name
-from licm.mechanisms import parse_mechanisms
 
 
 class _Section(BaseModel):
@@ -121,6 +120,8 @@ class Config(_Section):
     @field_validator("mechanisms")
     @classmethod
     def _mechanisms_are_readable(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        from licm.mechanisms import parse_mechanisms  # here, as it needs torch and nothing else of this module does
+
         if not parse_mechanisms(value):
             raise ValueError("at least one mechanism is needed")
         return value
@@ -143,6 +144,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "revival": {"enabled": False},
         "training": {"steps": 600, "decay": False},
     },
+}
+
+PRESET_NOTES = {  # what each is for, in one line
+    "default": "what worked best here: minutes on two cores with the embedded digits",
+    "paper": "the slides' recipe as reconstructed: wider experts, 32x32, no revival; slower, for mnist",
 }
 
 # Keys that `--set` also takes without their section.
@@ -207,10 +213,13 @@ def _explain(error: ValidationError) -> str:
         nearest = ".".join([*path[:-1], *close]) if close else "".join(everywhere)
         hint = f"did you mean {nearest!r}? " if nearest else ""
         return f"unknown configuration key {key!r}: {hint}Valid here: {', '.join(valid)}"
+    if first["type"] == "model_type":
+        return f"configuration key {key!r} is a section: set a key in it, one of {', '.join(_keys_of(path))}"
     message = first["msg"].removeprefix("Value error, ")
     if not path or isinstance(first["input"], BaseModel | dict):
         return f"configuration{f' section {key!r}' if path else ''}: {message}"
-    return f"configuration key {key!r}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
+    got = "" if repr(first["input"]) in message else f", got {first['input']!r}"
+    return f"configuration key {key!r}: {message[0].lower()}{message[1:]}{got}"
 
 
 def _keys_of(path: Sequence[str]) -> list[str]:
@@ -226,6 +235,17 @@ def _all_keys() -> Iterable[str]:
             yield from (f"{name}.{inner}" for inner in field.annotation.model_fields)
         else:
             yield name
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Returns the values by dotted keys.
+
+    >>> flat(make_config())["experts.width"]
+    16
+    """
+    values = config.model_dump(mode="json")
+    sections = {key: each if isinstance(each, dict) else {"": each} for key, each in values.items()}
+    return {f"{key}.{name}".rstrip("."): value for key, section in sections.items() for name, value in section.items()}
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
@@ -288,5 +308,6 @@ def load_config(path: str | Path, **changes: Any) -> Config:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"configuration file {str(path)!r}: cannot be read ({error})") from None
+        reason = (error.strerror or "").lower() if isinstance(error, OSError) else "it is not text"
+        raise ValueError(f"configuration file {str(path)!r}: cannot be read: {reason}") from None
     return from_yaml(text, name=f"configuration file {str(path)!r}", **changes)

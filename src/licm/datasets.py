@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from licm.downloads import MIRRORS
 from licm.mechanisms import parse_mechanisms
 from licm.seeding import generator
 from licm.sources import (
-    MIRRORS,
     ImageSet,
     find_idx_files,
     load_embedded,
@@ -105,15 +105,24 @@ def _split(images: ImageSet, seed: int, validation: int) -> dict[str, ImageSet]:
     return parts
 
 
+def _kind(images: Tensor) -> str:
+    return f"{images.shape[-1]}x{images.shape[-2]} px {'grey' if images.shape[1] == 1 else 'colour'}"
+
+
 def _padded(images: ImageSet, size: int | None) -> ImageSet:
     height, width = images.images.shape[-2:]
     if size is None or (height, width) == (size, size):
         return images
     if max(height, width) > size:
         raise ValueError(f"data.image_size: the images are {height}x{width} px, larger than {size}")
-    top, left = (size - height) // 2, (size - width) // 2
+    top, left = top_left(height, width, size)
     border = (left, size - width - left, top, size - height - top)
     return replace(images, images=F.pad(images.images, border))
+
+
+def top_left(height: int, width: int, size: int) -> tuple[int, int]:
+    """Returns where the corner of an image lies that is padded to `size` in height and width."""
+    return (size - height) // 2, (size - width) // 2
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -251,8 +260,7 @@ def load_training_data(
         )
         if real.shape[1:] != fake.shape[1:]:
             raise ValueError(
-                f"data.transformed: images [c, h, w] are {tuple(fake.shape[1:])}, "
-                f"those of data.canonical {tuple(real.shape[1:])}"
+                f"data.transformed: expected images like those of data.canonical, {_kind(real)}, got {_kind(fake)}"
             )
         return TrainingData(to_float(real), to_float(fake))
     originals = load_originals(source, seed=seed, image_size=image_size, channels=channels)

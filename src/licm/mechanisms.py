@@ -223,7 +223,7 @@ class Mechanism:
         allowed = dict(list(inspect.signature(MECHANISMS[self.kind].transform).parameters.items())[2:])
         for name, value in self.parameters.items():
             if name not in allowed:
-                raise ValueError(unknown_name(f"parameter of mechanism {self.kind!r}", name, allowed))
+                raise ValueError(f"mechanism {self.kind!r}: {unknown_name('parameter', name, allowed)}")
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise ValueError(f"mechanism {self.kind!r}: {name} must be a finite number, got {value!r}")
             if allowed[name].annotation is int and not isinstance(value, int):
@@ -331,6 +331,8 @@ def parse_mechanisms(notation: str | Sequence[str]) -> list[Mechanism | Chain]:
     """
     if isinstance(notation, str):
         if notation not in MECHANISM_SETS:
-            raise ValueError(unknown_name("mechanism set", notation, MECHANISM_SETS))
+            raise ValueError(
+                f"{unknown_name('mechanism set', notation, MECHANISM_SETS)}, or a list such as [invert, shift(dx=4)]"
+            )
         notation = MECHANISM_SETS[notation]
     return [parse_mechanism(text) for text in notation]

@@ -1,5 +1,7 @@
 """What a person sees while a run trains: a bar in a terminal, a line now and then elsewhere."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -105,3 +107,13 @@ class Progress:
     def _say(self, line: str) -> None:
         if not self.quiet:
             self.bar.console.print(line, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def track_images(*, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Gives a callback (done, total) that moves a bar in a terminal, and is silent elsewhere."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task("restoring", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

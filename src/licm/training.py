@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from licm import checkpoint as files
+from licm.checks import check_images
 from licm.classifier import MIN_SIZE, accuracy, train_classifier
 from licm.competition import StepRecord
-from licm.config import Config, to_yaml
+from licm.config import Config, flat, to_yaml
 from licm.datasets import Mixture, TrainingData, load_training_data
 from licm.identity import analytic_identity, identity_errors, train_identity
 from licm.metrics import matched_share, mean_per_mechanism, psnr, winner_matrix
@@ -213,12 +214,15 @@ def train(
         The run; `finished` tells whether it came to its end.
 
     Raises:
-        ValueError: If the folder is taken or not a run, the configuration differs from the run's, the device or
-            the data cannot be used, or training diverges.
+        ValueError: If the folder is taken, in use by another process or not a run, the configuration differs from
+            the run's, the device or the data cannot be used, or training diverges.
+        OSError: If the folder cannot be written; what was saved before is still there.
     """
     folder = Path(out)
     if resume:
         _check_resumable(files.read_config(folder), config, folder)
+    else:
+        files.check_free(folder)
     if data is None:
         data = load_training_data(**config.data.model_dump(), mechanisms=config.mechanisms, seed=config.seed)
     _check_data(data, config)
@@ -229,10 +233,6 @@ def train(
     else:
         _, channels, _, image_size = data.canonical.shape
         run = build_run(config, channels=channels, image_size=image_size, device=device)
-    if resume:
-        files.write_text(folder / files.CONFIG, to_yaml(config))
-    else:
-        files.create_run(folder, config, device=device)
 
     def emit(record: dict[str, Any], *, keep: bool = True) -> None:
         if keep:
@@ -242,7 +242,11 @@ def train(
 
     clock, before = time.perf_counter(), run.seconds
     validation = _watched(data, config)
-    with _stop_on_signal() as stop:
+    with files.hold(folder), _stop_on_signal() as stop:
+        if resume:
+            files.write_text(folder / files.CONFIG, to_yaml(config))
+        else:
+            files.create_run(folder, config, device=device)
         if started:
             files.cut_history(folder, run.step)
         else:
@@ -278,20 +282,25 @@ def _check_resumable(former: Config, config: Config, folder: Path) -> None:
     free = not config.training.decay and not config.revival.enabled and steps > former.training.steps
     raised = former.training.model_copy(update={"steps": steps})
     if not (free and former.model_copy(update={"training": raised}) == config):
+        changed = [key for key, value in flat(config).items() if value != flat(former).get(key)]
         raise ValueError(
-            f"run folder {str(folder)!r} was started with another configuration "
+            f"run folder {str(folder)!r} was started with another configuration: {', '.join(changed)} differ(s) "
             "(only training.steps may be raised, and only without decay and revival)"
         )
 
 
 def _check_data(data: TrainingData, config: Config) -> None:
     for name, images in (("canonical", data.canonical), ("transformed", data.transformed)):
+        check_images(images, name)
         if images.shape[-1] != images.shape[-2]:
             raise ValueError(f"{name}: expected square images, got {images.shape[-2]}x{images.shape[-1]} px")
         if len(images) < config.training.batch_size:
             raise ValueError(
-                f"{name}: {len(images)} images are fewer than training.batch_size, {config.training.batch_size}"
+                f"{name}: {len(images)} images are fewer than training.batch_size, {config.training.batch_size}; "
+                "give more images or set a smaller batch_size"
             )
+        if (images.flatten(1).amax(1) == images.flatten(1).amin(1)).all():
+            raise ValueError(f"{name}: every image is of one colour, so there is nothing to learn from")
     if data.labels is not None and data.labels.min() < 0:
         raise ValueError(f"labels: expected integers of at least 0, got {int(data.labels.min())}")
     watched = _watched(data, config)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from licm.checks import unknown_name
 from licm.mechanisms import parse_mechanisms
+from licm.models import EXPERTS
 
 
 class _Section(BaseModel):
@@ -33,6 +34,7 @@ class DataConfig(_Section):
 class ExpertConfig(_Section):
     """The experts' architecture; see `licm.models.Expert`."""
 
+    architecture: str = Field("convolutional", description="a name in licm.models.EXPERTS")
     width: int = Field(16, ge=1)
     depth: int = Field(5, ge=2)
     normalization: Literal["batch", "none"] = "batch"
@@ -40,6 +42,13 @@ class ExpertConfig(_Section):
     head: Literal["sigmoid", "residual"] = "sigmoid"
     dilations: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     coordinates: bool = False
+
+    @field_validator("architecture")
+    @classmethod
+    def _architecture_is_known(cls, value: str) -> str:
+        if value not in EXPERTS:
+            raise ValueError(unknown_name("expert architecture", value, EXPERTS))
+        return value
 
     @model_validator(mode="after")
     def _dilations_fit_the_depth(self) -> Self:
@@ -127,6 +136,8 @@ class Config(_Section):
     def _parts_fit_together(self) -> Self:
         if self.identity.start == "analytic" and self.experts.head != "residual":
             raise ValueError("identity.start 'analytic' needs experts.head 'residual'")
+        if self.identity.start == "analytic" and self.experts.architecture != "convolutional":
+            raise ValueError("identity.start 'analytic' is for the experts of this library, not for one's own")
         return self
 
 

@@ -28,6 +28,7 @@ from licm.run import Run, build_run, load_run, restore_images, save_run
 from licm.seeding import generator
 
 Callback = Callable[[dict[str, Any]], None]
+Watcher = Callable[[Run, TrainingData], Callback]
 
 
 def start_identity(
@@ -164,6 +165,7 @@ def train(
     resume: bool = False,
     device: str = "cpu",
     callbacks: Sequence[Callback] = (),
+    watchers: Sequence[Watcher] = (),
     data: TrainingData | None = None,
 ) -> Run:
     """Trains a run, leaving its folder; Ctrl-C and a termination signal save and stop it after the step.
@@ -176,6 +178,8 @@ def train(
         resume: Go on from the last checkpoint; without one, from the start.
         device: Where to compute.
         callbacks: Each is given every history record, and records of kind "identity progress".
+        watchers: For those who look at more than records: each is given the run and its data before the first record,
+            to look at and not to change, and returns a callback.
         data: What to train on; None loads what the configuration names.
 
     Returns:
@@ -203,10 +207,12 @@ def train(
     else:
         files.create_run(folder, config, device=device)
 
+    listeners = [*callbacks, *(watch(run, data) for watch in watchers)]
+
     def emit(record: dict[str, Any], *, keep: bool = True) -> None:
         if keep:
             files.append_history(folder, record)
-        for callback in callbacks:
+        for callback in listeners:
             callback(record)
 
     clock, before = time.perf_counter(), run.seconds

@@ -153,6 +153,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training": {"steps": 600, "decay": False},
     },
 }
+"""What each preset changes."""
 
 # Keys that `--set` also takes without their section.
 _SHORT_KEYS = {"steps": "training.steps", "batch_size": "training.batch_size"}

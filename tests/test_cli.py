@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -92,6 +93,23 @@ def test_evaluate_refuses_what_is_no_run_or_split(tmp_path, small_run):
     assert "unknown split 'tset': did you mean 'test'?" in done.stderr
 
 
+def test_evaluate_leaves_samples_and_report_draws_them(small_run, tmp_path):
+    assert licm("evaluate", small_run, "--quiet").returncode == 0
+    assert (small_run / "samples.npz").exists()
+    done = licm("report", small_run, "--out", tmp_path / "pages" / "one.html", "--json")
+    assert done.returncode == 0, done.stderr
+    written = json.loads(done.stdout)
+    assert written["report"] == str(tmp_path / "pages" / "one.html")
+    names = ("winners", "samples", "specialisation", "win_shares", "learning", "identity", "health", "summary")
+    expected = {str(tmp_path / "pages" / "figures" / f"{n}.{kind}") for n in names for kind in ("png", "svg")}
+    assert set(written["figures"]) == expected
+    for path in (written["report"], *written["figures"]):
+        assert Path(path).stat().st_size > 1000
+    done = licm("report", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "is not a run folder" in done.stderr
+
+
 def test_debug_shows_the_traceback(tmp_path):
     done = licm("evaluate", tmp_path, LICM_DEBUG="1")
     assert done.returncode == 1
@@ -124,15 +142,15 @@ def test_help_and_import_do_not_load_torch_or_scikit_learn():
     script = (
         "import sys, licm, licm.cli\n"
         "from typer.testing import CliRunner\n"
-        "for words in ([], ['train'], ['evaluate']):\n"
+        "for words in ([], ['train'], ['evaluate'], ['report']):\n"
         "    assert CliRunner().invoke(licm.cli.app, [*words, '--help']).exit_code == 0\n"
-        "print([m for m in ('torch', 'sklearn', 'scipy', 'PIL') if m in sys.modules])\n"
+        "print([m for m in ('torch', 'sklearn', 'scipy', 'PIL', 'matplotlib', 'jinja2') if m in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=55)
     assert done.stdout.strip() == "[]", done.stderr
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "report"])
 def test_help_has_an_example(command):
     done = licm(command, "--help")
     assert done.returncode == 0

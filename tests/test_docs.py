@@ -7,7 +7,9 @@ from benchmarks import core
 
 import licm
 from licm.config import Config
+from licm.evaluation import take_samples
 from licm.mechanisms import MECHANISM_SETS, MECHANISMS
+from licm.records import SAMPLES, save_samples
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -56,3 +58,13 @@ def test_links_between_pages_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_report_pages_python_runs(tmp_path, monkeypatch, small_run):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "report.md").read_text(), flags=re.DOTALL)
+    save_samples(small_run / SAMPLES, take_samples(small_run))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    small_run.rename(tmp_path / "runs" / "first")
+    exec(block, {})
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["heat-map-and-samples.png", "more-samples.png"]

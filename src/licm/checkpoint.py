@@ -173,9 +173,14 @@ def cut_history(folder: Path, step: int) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file atomically."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file atomically."""
     new = path.with_name(path.name + ".new")
     try:
-        new.write_text(text, encoding="utf-8")
+        new.write_bytes(content)
         os.replace(new, path)
     except BaseException:
         new.unlink(missing_ok=True)

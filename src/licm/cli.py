@@ -94,18 +94,42 @@ def evaluate(
     from licm.checkpoint import write_text
     from licm.checks import unknown_name
     from licm.evaluation import evaluate as evaluate_run
+    from licm.evaluation import take_samples
+    from licm.records import save_samples
     from licm.tables import evaluation_table
 
     if split not in ("test", "validation"):
         raise ValueError(unknown_name("split", split, ("test", "validation")))
     record = evaluate_run(run, split=split, device=device)  # type: ignore[arg-type]
-    name = "evaluation.json" if split == "test" else f"evaluation.{split}.json"
+    suffix = "" if split == "test" else f".{split}"
+    name = f"evaluation{suffix}.json"
     write_text(run / name, json.dumps(record, indent=1) + "\n")
+    save_samples(run / f"samples{suffix}.npz", take_samples(run, split=split, device=device))  # type: ignore[arg-type]
     if as_json:
         typer.echo(json.dumps(record))
     elif not quiet:
         typer.echo(evaluation_table(record))
         typer.echo(f"saved: {run / name}")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="The run folder, finished or not, evaluated or not.")],
+    out: Annotated[Path | None, typer.Option(help="The page to write; figures go beside it. [RUN/report.html]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the files written as JSON.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw what a run learnt, from its records: one HTML page, and its figures as PNG and SVG.
+
+    Example: licm report runs/first
+    """
+    from licm.report import write_report
+
+    page, *figures = map(str, write_report(run, out))
+    if as_json:
+        typer.echo(json.dumps({"report": page, "figures": figures}))
+    elif not quiet:
+        typer.echo(f"saved: {page} and {len(figures)} figures beside it")
 
 
 def _fail(message: str, *, code: int = 1) -> NoReturn:

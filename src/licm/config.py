@@ -77,8 +77,10 @@ class IdentityConfig(_Section):
 class CompetitionConfig(_Section):
     """The objective; see `licm.competition`."""
 
-    objective: Literal["all_experts", "winner_weighted"] = "winner_weighted"
-    loser_samples: int | None = Field(1, ge=1, description="losers D learns from per image; None: all")
+    objective: Literal["all_experts", "winner_weighted", "score_weighted"] = "score_weighted"
+    loser_samples: int | None = Field(
+        1, ge=1, description="outputs per image D learns from beside the one attended to; None: all"
+    )
     r1_gamma: float = Field(1.0, ge=0)
 
 

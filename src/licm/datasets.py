@@ -190,12 +190,14 @@ class TrainingData:
         transformed: Sample of Q, float32 [m, c, h, w].
         validation: Monitoring; nothing of it decides anything in training. None for one's own images.
         redraw: Where the mixture is drawn afresh, (indices, generator) -> images; else None.
+        labels: Class of each canonical image, int64 [n], or None; for monitoring only, like `validation`.
     """
 
     canonical: Tensor
     transformed: Tensor
     validation: Mixture | None = None
     redraw: Callable[[Tensor, Generator], Tensor] | None = None
+    labels: Tensor | None = None
 
     def batch(self, step: int, size: int, *, seed: int) -> tuple[Tensor, Tensor]:
         """Returns the canonical and the transformed batch of a step, which depend on nothing but (seed, step)."""
@@ -266,6 +268,7 @@ def load_training_data(
         transformed=mixture.images,
         validation=evaluation_mixture(originals.validation, chosen),
         redraw=redraw if fresh_mixture else None,
+        labels=originals.canonical.labels,
     )
 
 

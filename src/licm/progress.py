@@ -38,6 +38,7 @@ class Progress:
         self.show = {
             "identity progress": self._show_identity_progress,
             "identity": self._show_identity,
+            "judge": self._show_judge,
             "step": self._show_step,
             "validation": self._show_validation,
             "revival": self._show_revival,
@@ -63,6 +64,12 @@ class Progress:
         worst = max(record["errors"])
         self._say(f"identity start ({record['start']}): mean squared error at most {worst:.4f}")
 
+    def _show_judge(self, record: dict[str, Any]) -> None:
+        self._say(
+            f"a classifier of clean images is right on {record['accuracy_clean']:.3f} of the clean and "
+            f"{record['accuracy_transformed']:.3f} of the transformed validation images"
+        )
+
     def _show_step(self, record: dict[str, Any]) -> None:
         if self.first is None:
             self.first = (record["step"], record["seconds"])
@@ -86,6 +93,8 @@ class Progress:
 
     def _show_validation(self, record: dict[str, Any]) -> None:
         figures = f"matched share {record['matched_share']:.3f}, PSNR {record['psnr']:.1f} dB"
+        if record["accuracy_restored"] is not None:
+            figures += f", accuracy {record['accuracy_restored']:.3f}"
         self.validated = f", {figures}"
         if not self.console.is_terminal:
             self._say(f"step {record['step']}: on validation {figures}")

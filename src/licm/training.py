@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from licm import checkpoint as files
+from licm.classifier import MIN_SIZE, accuracy, train_classifier
 from licm.competition import StepRecord
 from licm.config import Config, to_yaml
 from licm.datasets import Mixture, TrainingData, load_training_data
@@ -29,6 +30,8 @@ from licm.seeding import generator
 
 Callback = Callable[[dict[str, Any]], None]
 Watcher = Callable[[Run, TrainingData], Callback]
+
+JUDGE_IMAGES = 10_000  # labelled canonical images the history's judge learns from: 10 s on one CPU thread
 
 
 def start_identity(
@@ -141,7 +144,34 @@ def step_record(run: Run, record: StepRecord) -> dict[str, Any]:
     }
 
 
-def validation_record(run: Run, mixture: Mixture) -> dict[str, Any]:
+def train_judge(data: TrainingData, watched: Mixture) -> Callable[[Tensor], float] | None:
+    """Trains the classifier of clean images by which the history judges restored ones.
+
+    Args:
+        data: Its canonical images and their labels are learned from.
+        watched: The images to judge.
+
+    Returns:
+        A function from restorations of the watched images, [n, c, h, w], to the share that is classified as the
+        hidden originals are labelled; None where labels are unknown or the images too small to classify.
+    """
+    if data.labels is None or watched.labels is None or data.canonical.shape[-1] < MIN_SIZE:
+        return None
+    model = train_classifier(data.canonical[:JUDGE_IMAGES], data.labels[:JUDGE_IMAGES])
+    return partial(accuracy, model, labels=watched.labels)
+
+
+def judge_record(judge: Callable[[Tensor], float], mixture: Mixture) -> dict[str, Any]:
+    """Returns the bounds of the accuracies in the history: on the hidden originals and on what was made of them."""
+    return {
+        "kind": "judge",
+        "step": 0,
+        "accuracy_clean": judge(mixture.originals),
+        "accuracy_transformed": judge(mixture.images),
+    }
+
+
+def validation_record(run: Run, mixture: Mixture, judge: Callable[[Tensor], float] | None = None) -> dict[str, Any]:
     """Measures the experts on a mixture with known mechanisms, for people to watch."""
     mechanism = mixture.mechanism
     count = int(mechanism.max()) + 1
@@ -153,6 +183,7 @@ def validation_record(run: Run, mixture: Mixture) -> dict[str, Any]:
         "step": run.step,
         "matched_share": matched_share(matrix),
         "psnr": mean_per_mechanism(psnr(restored, mixture.originals), mechanism, count).mean().item(),
+        "accuracy_restored": None if judge is None else judge(restored),
         "winner_matrix": matrix.tolist(),
         "score_matrix": torch.stack(means, dim=1).tolist(),
     }
@@ -227,6 +258,9 @@ def train(
             if identity is None:
                 return run
             emit(identity)
+        judge = None if validation is None or run.finished else train_judge(data, validation)
+        if validation is not None and judge is not None and not started:
+            emit(judge_record(judge, validation))
         while not run.finished and not stop.is_set():
             record = advance(run, data)
             run.seconds = before + time.perf_counter() - clock
@@ -234,7 +268,7 @@ def train(
             for event in run.events:
                 emit({"kind": "revival", "step": run.step, **event})
             if validation is not None and (run.step % config.training.validate_every == 0 or run.finished):
-                emit(validation_record(run, validation))
+                emit(validation_record(run, validation, judge))
             if run.step % config.training.save_every == 0:
                 save_run(run, folder)
         run.seconds = before + time.perf_counter() - clock
@@ -264,6 +298,8 @@ def _check_data(data: TrainingData, config: Config) -> None:
             raise ValueError(
                 f"{name}: {len(images)} images are fewer than training.batch_size, {config.training.batch_size}"
             )
+    if data.labels is not None and data.labels.min() < 0:
+        raise ValueError(f"labels: expected integers of at least 0, got {int(data.labels.min())}")
     watched = _watched(data, config)
     if watched is not None and data.validation is not None:
         present, known = len(watched.mechanism.unique()), len(data.validation.mechanism.unique())

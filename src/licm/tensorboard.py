@@ -102,6 +102,8 @@ def _write_record(writer: "SummaryWriter", record: dict[str, Any], learning_rate
     elif record["kind"] == "validation":
         writer.add_scalar("validation/matched_share", record["matched_share"], step)
         writer.add_scalar("validation/psnr_db", record["psnr"], step)
+        if record["accuracy_restored"] is not None:
+            writer.add_scalar("validation/accuracy_restored", record["accuracy_restored"], step)
         writer.add_image("winners/mechanism by expert", heat_map(record["winner_matrix"]), step)
     elif record["kind"] == "revival":
         writer.add_text("revival", f"{record['event']}: expert {record['expert']} from {record['donor']}", step)

@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 from docutils import nodes
-from docutils.utils.math import latex2mathml
+from docutils.utils.math import MathError, latex2mathml
 from sphinx.application import Sphinx
+from sphinx.util import logging
 from sphinx.util.math import get_node_equation_number
 from sphinx.writers.html5 import HTML5Translator
 
@@ -14,6 +15,8 @@ import licm
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 from reference import write_reference  # noqa: E402
+
+logger = logging.getLogger(__name__)
 
 project = "licm"
 author = copyright = "the licm developers"
@@ -57,7 +60,7 @@ def setup(app: Sphinx) -> None:
 
 def visit_inline_math(self: HTML5Translator, node: nodes.math) -> None:
     """Writes an inline formula as MathML, which browsers draw by themselves."""
-    self.body.append(latex2mathml.tex2mathml(node.astext()))
+    self.body.append(to_mathml(node))
     raise nodes.SkipNode
 
 
@@ -68,9 +71,18 @@ def visit_block_math(self: HTML5Translator, node: nodes.math_block) -> None:
         self.body.append(f'<span class="eqno">({get_node_equation_number(self, node)})')
         self.add_permalink_ref(node, "Link to this equation")
         self.body.append("</span>")
-    self.body.append(latex2mathml.tex2mathml(node.astext(), as_block=True))
+    self.body.append(to_mathml(node, as_block=True))
     self.body.append("</div>\n")
     raise nodes.SkipNode
+
+
+def to_mathml(node: nodes.Element, *, as_block: bool = False) -> str:
+    """Returns a formula as MathML; what is not understood is a warning that says where."""
+    try:
+        return latex2mathml.tex2mathml(node.astext(), as_block=as_block)
+    except MathError as error:
+        logger.warning("%s", error, location=node)
+        return ""
 
 
 def keep_bars(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:

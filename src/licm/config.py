@@ -92,7 +92,7 @@ class RevivalConfig(_Section):
     until: float = Field(0.7, ge=0, le=1, description="fraction of the step limit after which no more")
     idle_below: float = Field(0.25, ge=0, description="lead where it wins, in units of the mean margin")
     overloaded_above: float = Field(1.25, ge=0, description="win share, in units of 1/N'")
-    duplicate_margin: float = Field(0.1, ge=0, description="score gap, over D's score of canonical images")
+    duplicate_margin: float = Field(0.05, ge=0, description="score gap, over D's score of canonical images")
     noise: float = Field(0.02, ge=0, description="relative noise on the copied weights")
     max_tries: int = Field(2, ge=0, description="per idle expert")
     trial_steps: int = Field(100, ge=1, description="steps after which a copy is kept or undone")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 from pkgutil import walk_packages
+from typing import Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
@@ -87,7 +88,8 @@ def keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from keys(field.annotation, f"{prefix}{name}.")
         elif prefix + name != "preset":
-            yield prefix + name, field.description or ""
+            choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+            yield prefix + name, field.description or " or ".join(f"`{choice}`" for choice in choices)
 
 
 def value_of(config: Config, key: str) -> str:

@@ -47,7 +47,12 @@ def workshop(tmp_path, monkeypatch, small_config) -> Path:
 
 
 def run_commands(example: Example) -> None:
-    """Runs each line of a console block, which is a command of this library and must succeed."""
+    """Runs the lines of a console block, which are commands of this library and must succeed.
+
+    A transcript, with `$ ` before the commands and their output between, is for a test of its own.
+    """
+    if example.parsed.startswith("$ "):
+        return
     for line in example.parsed.splitlines():
         words = shlex.split(line, comments=True)
         assert words[0] == "licm", f"{line}: only licm is run; skip the block, with a reason"

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from licm.checks import unknown_name
 from licm.mechanisms import parse_mechanisms
-from licm.models import EXPERTS
 
 
 class _Section(BaseModel):
@@ -46,6 +45,8 @@ class ExpertConfig(_Section):
     @field_validator("architecture")
     @classmethod
     def _architecture_is_known(cls, value: str) -> str:
+        from licm.models import EXPERTS  # here, as it needs torch and hardly anything of this module does
+
         if value not in EXPERTS:
             raise ValueError(unknown_name("expert architecture", value, EXPERTS))
         return value

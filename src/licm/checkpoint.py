@@ -17,6 +17,7 @@ import os
 import platform
 import re
 import subprocess
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -168,11 +169,9 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[
     new, current, previous = (folder / name for name in (f"{CHECKPOINT}.new", CHECKPOINT, PREVIOUS))
     with writing(current, "; the one before is whole" if has_checkpoint(folder) else ""):
         try:
-            save_file(
-                {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-                new,
-                metadata={"state": json.dumps(state)},
-            )
+            whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            text = json.dumps(state)
+            save_file(whole, new, metadata={"state": text, "crc32": _crc32(whole, text)})
             with new.open("rb+") as file:
                 os.fsync(file.fileno())
         except BaseException:
@@ -205,8 +204,11 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for path in found:
         try:
             with safe_open(path, framework="pt") as file:
-                state = json.loads(file.metadata()["state"])
+                metadata = file.metadata()
+                state = json.loads(metadata["state"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if metadata.get("crc32") not in (None, _crc32(tensors, metadata["state"])):  # None: in early runs
+                raise ValueError("what it holds is not what was saved")
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             problem = problem or f"checkpoint {str(path)!r} is damaged ({' '.join(str(error).split())})"
             continue
@@ -215,6 +217,14 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors, state
     names = " and ".join(path.name for path in found)
     raise ValueError(f"no checkpoint of {str(folder)!r} can be read: {names} are damaged")
+
+
+def _crc32(tensors: Mapping[str, Tensor], state: str) -> str:
+    """Changes with any bit of a checkpoint; safetensors itself checks no more than names and sizes."""
+    value = zlib.crc32(state.encode())
+    for name in sorted(tensors):
+        value = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes(), value)
+    return f"{value:08x}"
 
 
 def append_history(folder: Path, record: Mapping[str, Any]) -> None:

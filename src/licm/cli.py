@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -78,6 +79,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     canonical: Annotated[str | None, typer.Option(help="Clean images of your own (folder, .npz, IDX).")] = None,
     transformed: Annotated[str | None, typer.Option(help="Transformed images of your own.")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write OUT/tensorboard (an extra).")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train experts on the embedded digits, or on two folders of your own.
@@ -93,8 +95,14 @@ def train(
     given = {"seed": seed, "data.canonical": canonical, "data.transformed": transformed}
     overrides |= {key: value for key, value in given.items() if value is not None}
     chosen = _choose_config(out if resume else None, config, preset, overrides)
-    with Progress(chosen, quiet=quiet) as progress:
-        run = train_run(chosen, out, resume=resume, device=device, callbacks=[progress])
+    with ExitStack() as shown:
+        watchers = []
+        if tensorboard:
+            from licm.tensorboard import TensorBoard
+
+            watchers.append(shown.enter_context(TensorBoard(out)).watch)
+        progress = shown.enter_context(Progress(chosen, quiet=quiet))
+        run = train_run(chosen, out, resume=resume, device=device, callbacks=[progress], watchers=watchers)
     if not run.finished:
         saved = f"at step {run.step} and saved" if run.step else "before the first step, nothing to save yet"
         _fail(f"stopped {saved}; go on with: licm train --out {out} --resume", code=130)

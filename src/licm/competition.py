@@ -227,7 +227,7 @@ class Competition:
         graph of the full batch. Without it, the winners alone are transformed again.
         """
         self.bank.train()
-        with torch.set_grad_enabled(self.bank[0].uses_batch_statistics):
+        with torch.set_grad_enabled(self.bank.uses_batch_statistics):
             return self.bank(transformed)
 
     def _update_discriminator(
@@ -257,7 +257,7 @@ class Competition:
 
     def _update_winners(self, transformed: Tensor, outputs: list[Tensor], winners: Tensor) -> float:
         wins = {int(j): winners == j for j in winners.unique()}
-        if self.bank[0].uses_batch_statistics:
+        if self.bank.uses_batch_statistics:
             won = [outputs[j][mask] for j, mask in wins.items()]
         else:
             won = [self.bank[j](transformed[mask]) for j, mask in wins.items()]
@@ -288,9 +288,9 @@ def compete(
 
     Raises:
         TypeError: If the images are not a floating-point tensor.
-        ValueError: If they are not a batch in [0, 1] with the experts' channels and D's size.
+        ValueError: If they are not a batch in [0, 1] with D's channels and size.
     """
-    check_images(images, "images", channels=bank[0].last.out_channels)
+    check_images(images, "images", channels=discriminator.channels)
     bank.eval()
     logits = torch.cat([score_matrix(bank, discriminator, b) for b in images.split(batch_size)], dim=1)
     return logits.sigmoid(), choose_winners(logits)

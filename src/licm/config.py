@@ -32,6 +32,8 @@ class DataConfig(_Section):
 class ExpertConfig(_Section):
     """The experts' architecture; see `licm.models.Expert`."""
 
+    # Known to be good: validating it would load torch, which `licm --help` does without.
+    architecture: str = Field("convolutional", validate_default=False, description="a name in licm.models.EXPERTS")
     width: int = Field(16, ge=1)
     depth: int = Field(5, ge=2)
     normalization: Literal["batch", "none"] = "batch"
@@ -39,6 +41,15 @@ class ExpertConfig(_Section):
     head: Literal["sigmoid", "residual"] = "sigmoid"
     dilations: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     coordinates: bool = False
+
+    @field_validator("architecture")
+    @classmethod
+    def _architecture_is_known(cls, value: str) -> str:
+        from licm.models import EXPERTS  # here, as it needs torch
+
+        if value not in EXPERTS:
+            raise ValueError(unknown_name("expert architecture", value, EXPERTS))
+        return value
 
     @model_validator(mode="after")
     def _dilations_fit_the_depth(self) -> Self:
@@ -130,6 +141,8 @@ class Config(_Section):
     def _parts_fit_together(self) -> Self:
         if self.identity.start == "analytic" and self.experts.head != "residual":
             raise ValueError("identity.start 'analytic' needs experts.head 'residual'")
+        if self.identity.start == "analytic" and self.experts.architecture != "convolutional":
+            raise ValueError("identity.start 'analytic' is for the experts of this library, not for one's own")
         return self
 
 
@@ -145,6 +158,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training": {"steps": 600, "decay": False},
     },
 }
+"""What each preset changes."""
 
 PRESET_NOTES = {  # what each is for, in one line
     "default": "what worked best here: minutes on two cores with the embedded digits",

@@ -183,6 +183,7 @@ MECHANISMS: dict[str, MechanismKind] = {
     "thicken": MechanismKind(thicken, _levels("radius", 1, 2), {"radius": (0, 100)}),
     "thin": MechanismKind(thin, _levels("radius", 1, 2), {"radius": (0, 100)}),
 }
+"""The kinds of mechanisms by name; one of your own is an entry more."""
 
 MECHANISM_SETS: dict[str, tuple[str, ...]] = {
     # Parascandolo et al. 2018: 8 translations by 4 px, contrast inversion, noise of variance 0.25.
@@ -199,6 +200,7 @@ MECHANISM_SETS: dict[str, tuple[str, ...]] = {
         "noise(variance=0.25)",
     ),
 }
+"""Lists of mechanisms by name."""
 
 
 # --- Mechanisms and their notation --------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from licm.run import Run, build_run, load_run, restore_images, save_run
 from licm.seeding import generator
 
 Callback = Callable[[dict[str, Any]], None]
+Watcher = Callable[[Run, TrainingData], Callback]
 
 JUDGE_IMAGES = 10_000  # labelled canonical images the history's judge learns from: 10 s on one CPU thread
 
@@ -196,6 +197,7 @@ def train(
     resume: bool = False,
     device: str = "cpu",
     callbacks: Sequence[Callback] = (),
+    watchers: Sequence[Watcher] = (),
     data: TrainingData | None = None,
 ) -> Run:
     """Trains a run, leaving its folder; Ctrl-C and a termination signal save and stop it after the step.
@@ -208,6 +210,8 @@ def train(
         resume: Go on from the last checkpoint; without one, from the start.
         device: Where to compute.
         callbacks: Each is given every history record, and records of kind "identity progress".
+        watchers: For those who look at more than records: each is given the run and its data before the first record,
+            to look at and not to change, and returns a callback.
         data: What to train on; None loads what the configuration names.
 
     Returns:
@@ -233,11 +237,12 @@ def train(
     else:
         _, channels, _, image_size = data.canonical.shape
         run = build_run(config, channels=channels, image_size=image_size, device=device)
+    listeners = list(callbacks)
 
     def emit(record: dict[str, Any], *, keep: bool = True) -> None:
         if keep:
             files.append_history(folder, record)
-        for callback in callbacks:
+        for callback in listeners:
             callback(record)
 
     clock, before = time.perf_counter(), run.seconds
@@ -247,6 +252,7 @@ def train(
             files.write_text(folder / files.CONFIG, to_yaml(config))
         else:
             files.create_run(folder, config, device=device)
+        listeners += [watch(run, data) for watch in watchers]  # they may write into the folder
         if started:
             files.cut_history(folder, run.step)
         else:

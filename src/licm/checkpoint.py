@@ -31,7 +31,7 @@ from torch import Tensor
 
 from licm.config import Config, from_yaml, to_yaml
 
-FORMAT = 1
+FORMAT = 2  # 2: forward networks
 CONFIG, RUN, HISTORY = "config.yaml", "run.json", "history.jsonl"
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 LOCK = "lock"

@@ -83,6 +83,9 @@ class CompetitionConfig(_Section):
         1, ge=1, description="outputs per image D learns from beside the one attended to; None: all"
     )
     r1_gamma: float = Field(1.0, ge=0)
+    cycle_weight: float = Field(
+        5.0, ge=0, description="of the cycle error, once the learning rate falls; 0: no forward networks"
+    )
 
 
 class RevivalConfig(_Section):
@@ -153,7 +156,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data": {"image_size": 32},
         "experts": {"width": 32},
         "discriminator": {"activation": "elu"},
-        "competition": {"objective": "all_experts", "loser_samples": None, "r1_gamma": 0.0},
+        "competition": {"objective": "all_experts", "loser_samples": None, "r1_gamma": 0.0, "cycle_weight": 0.0},
         "revival": {"enabled": False},
         "training": {"steps": 600, "decay": False},
     },

@@ -85,20 +85,28 @@ def build_run(config: Config, *, channels: int, image_size: int, device: str = "
     _check_device(device)
     settings = config.experts.model_dump()
     make_expert = EXPERTS[settings.pop("architecture")]
-    experts = []
-    with torch.random.fork_rng(devices=[]):
+    # A forward network sees as far as its expert, but the few images of one expert's wins are no batch to normalise by.
+    of_forward = settings | {"normalization": "none", "activation": "leaky_relu", "head": "sigmoid"}
+
+    def draw(purpose: str, settings: dict[str, Any]) -> ExpertBank:
+        drawn = []
         for index in range(config.num_experts):
-            torch.manual_seed(derive_seed(config.seed, "expert weights", index))
-            experts.append(make_expert(channels=channels, **settings))
+            torch.manual_seed(derive_seed(config.seed, purpose, index))
+            drawn.append(make_expert(channels=channels, **settings))
+        return ExpertBank(drawn)
+
+    with torch.random.fork_rng(devices=[]):
+        bank = draw("expert weights", settings)
+        forward = draw("forward weights", of_forward) if config.competition.cycle_weight > 0 else None
         torch.manual_seed(derive_seed(config.seed, "discriminator weights"))
         discriminator = Discriminator(channels=channels, image_size=image_size, **config.discriminator.model_dump())
-    bank = ExpertBank(experts)
     _check_expert(bank[0], config.experts.architecture, torch.zeros(2, channels, image_size, image_size))
-    for module in (bank, discriminator):
+    for module in (bank, discriminator, *([] if forward is None else [forward])):
         module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     competition = Competition(
         bank,
         discriminator,
+        forward=forward,
         **config.competition.model_dump(),
         learning_rate=config.training.learning_rate,
         betas=config.training.betas,
@@ -211,7 +219,9 @@ def _restore(config: Config, tensors: dict[str, Tensor], state: dict[str, Any], 
 
 
 def _modules(run: Run) -> dict[str, torch.nn.Module]:
-    return {"bank": run.experts, "discriminator": run.discriminator}
+    forward = run.competition.forward
+    modules = {"bank": run.experts, "discriminator": run.discriminator}
+    return modules if forward is None else {**modules, "forward": forward}
 
 
 def _optimizers(run: Run) -> dict[str, torch.optim.Optimizer]:

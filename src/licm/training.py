@@ -88,6 +88,7 @@ def advance(run: Run, data: TrainingData) -> StepRecord:
     )
     run.learning_rate_factor = next_learning_rate_factor(run)
     run.competition.set_learning_rate_factor(run.learning_rate_factor)
+    run.competition.cycle_pulls = run.decay_start is not None
     record = run.competition.step(canonical, transformed, generator(config.seed, "losers", run.step))
     if not math.isfinite(record.discriminator_loss + record.expert_loss):
         raise ValueError(
@@ -131,6 +132,7 @@ def step_record(run: Run, record: StepRecord) -> dict[str, Any]:
         "step": run.step,
         "discriminator_loss": record.discriminator_loss,
         "expert_loss": record.expert_loss,
+        "cycle_error": record.cycle_error,
         "real_score": record.real_score,
         "winning_score": record.scores.max(dim=0).values.mean().item(),
         "margin": run.health.margin,

@@ -68,7 +68,7 @@ def start_identity(
                     tolerance=config.identity.tolerance,
                     max_steps=config.identity.max_steps,
                     batch_size=config.training.batch_size,
-                    learning_rate=config.training.learning_rate,
+                    learning_rate=config.identity.learning_rate,
                 )
             )
         elif config.identity.start == "analytic":

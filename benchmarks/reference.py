@@ -43,6 +43,7 @@ class Reference:
         self.objective: Objective = competition.objective
         self.r1_gamma, self.cycle_weight = competition.r1_gamma, competition.cycle_weight
         self.cycle_pulls = competition.cycle_pulls
+        self.tie_gap = competition.tie_margin * competition.mean_margin
 
         def adam(*modules):
             parameters = [parameter for module in modules for parameter in module.parameters()]
@@ -58,10 +59,25 @@ class Reference:
             expert.train()
         outputs = [expert(transformed) for expert in self.experts]
         logits = torch.stack([self.discriminator(output) for output in outputs]).detach()
-        winners = logits.argmax(dim=0)
+        real_score = self.discriminator(canonical).sigmoid().mean().item()
+        winners = self.name_winners(transformed, outputs, logits.sigmoid() / real_score)
         discriminator_loss = self.update_discriminator(canonical, outputs, logits)
         expert_loss, cycle_error = self.update_experts(transformed, outputs, winners)
         return ReferenceRecord(logits, winners, discriminator_loss, expert_loss, cycle_error)
+
+    def name_winners(self, transformed: Tensor, outputs: list[Tensor], scores: Tensor) -> Tensor:
+        """The best score wins, unless others are near and tell the input better."""
+        winners = scores.argmax(dim=0)
+        if not self.forward or self.tie_gap <= 0:
+            return winners
+        for image, best in enumerate(scores.max(dim=0).values):
+            errors = {}
+            for index, output in enumerate(outputs):
+                if scores[index, image] >= best - self.tie_gap:
+                    told = self.forward[index](output[image : image + 1])[0]
+                    errors[index] = F.mse_loss(told, transformed[image]).item()
+            winners[image] = min(errors, key=lambda index: errors[index])
+        return winners
 
     def update_discriminator(self, canonical: Tensor, outputs: list[Tensor], logits: Tensor) -> float:
         """D learns from canonical images and all outputs, weighted as the objective says."""

@@ -308,6 +308,23 @@ def test_forward_networks_learn_the_mechanism_of_their_expert():
     assert error < 0.01
 
 
+def test_near_ties_go_to_the_expert_whose_forward_network_tells_the_input():
+    """Scores within half the mean margin of 0.4; the networks' errors are 0.04, 0.01 and 0."""
+    competition = small_competition(cycle_weight=5.0, tie_margin=0.5)
+    competition.mean_margin = 0.4
+    inputs = torch.full((3, 1, 12, 12), 0.5)
+    outputs = [inputs + 0.2, inputs - 0.1, inputs]
+    competition.forward = [torch.nn.Identity()] * 3
+    scores = torch.tensor([[0.9, 0.9, 0.9], [0.8, 0.8, 0.6], [0.1, 0.75, 0.1]])
+    assert competition._name_winners(inputs, outputs, scores).tolist() == [1, 2, 0]
+    for off in ({"tie_margin": 0.0}, {"mean_margin": 0.0}, {"forward": None}):
+        other = small_competition(cycle_weight=5.0, tie_margin=0.5)
+        other.mean_margin = 0.4
+        for name, value in off.items():
+            setattr(other, name, value)
+        assert other._name_winners(inputs, outputs, scores).tolist() == [0, 0, 0]
+
+
 def test_a_tie_has_one_winner():
     assert choose_winners(torch.tensor([[0.5, 0.2], [0.5, 0.7], [0.5, 0.7]])).tolist() == [0, 1]
     competition = small_competition()

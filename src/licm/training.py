@@ -89,6 +89,7 @@ def advance(run: Run, data: TrainingData) -> StepRecord:
     run.learning_rate_factor = next_learning_rate_factor(run)
     run.competition.set_learning_rate_factor(run.learning_rate_factor)
     run.competition.cycle_pulls = run.decay_start is not None
+    run.competition.mean_margin = run.health.margin
     record = run.competition.step(canonical, transformed, generator(config.seed, "losers", run.step))
     if not math.isfinite(record.discriminator_loss + record.expert_loss):
         raise ValueError(

@@ -44,6 +44,7 @@ class Reference:
         self.r1_gamma, self.cycle_weight = competition.r1_gamma, competition.cycle_weight
         self.cycle_pulls = competition.cycle_pulls
         self.tie_gap = competition.tie_margin * competition.mean_margin
+        self.usual_error = competition.usual_error.tolist()
 
         def adam(*modules):
             parameters = [parameter for module in modules for parameter in module.parameters()]
@@ -70,14 +71,21 @@ class Reference:
         winners = scores.argmax(dim=0)
         if not self.forward or self.tie_gap <= 0:
             return winners
-        for image, best in enumerate(scores.max(dim=0).values):
-            errors = {}
-            for index, output in enumerate(outputs):
-                if scores[index, image] >= best - self.tie_gap:
-                    told = self.forward[index](output[image : image + 1])[0]
-                    errors[index] = F.mse_loss(told, transformed[image]).item()
-            winners[image] = min(errors, key=lambda index: errors[index])
-        return winners
+        errors = []
+        for index, (network, output) in enumerate(zip(self.forward, outputs)):
+            error = (network(output) - transformed).pow(2).mean(dim=(1, 2, 3)).detach()
+            near = scores[index] >= scores.max(dim=0).values - self.tie_gap
+            error[~near] = torch.inf
+            errors.append(error)
+        tied = torch.stack(errors).isfinite().sum(dim=0) > 1
+        for index, error in enumerate(errors):
+            seen = error[tied & error.isfinite()]
+            if len(seen):
+                usual = self.usual_error[index]
+                self.usual_error[index] = 0.98 * usual + 0.02 * seen.mean().item() if usual else seen.mean().item()
+        usual = torch.tensor(self.usual_error).clamp(min=1e-12)
+        comparative = torch.stack(errors) / usual[:, None]
+        return torch.where(tied, comparative.argmin(dim=0), winners)
 
     def update_discriminator(self, canonical: Tensor, outputs: list[Tensor], logits: Tensor) -> float:
         """D learns from canonical images and all outputs, weighted as the objective says."""

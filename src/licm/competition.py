@@ -30,6 +30,8 @@ from licm.models import Discriminator, ExpertBank, score_matrix
 
 Objective = Literal["all_experts", "winner_weighted", "score_weighted"]
 
+USUAL = 0.98  # decay of the moving average of an expert's cycle error, by steps in which it is in a tie
+
 
 def choose_winners(scores: Tensor) -> Tensor:
     """Returns the expert with the highest score for each image; a tie goes to the first of the tied.
@@ -158,8 +160,8 @@ class Competition:
 
     The forward networks always learn to undo their experts on what these won. The experts feel the cycle error only
     while `cycle_pulls` is set: too early it holds them near where they are and slows the competition. Where several
-    outputs are about as good, the winner is the expert whose forward network tells the input best: one network
-    cannot tell the inputs of two mechanisms apart, so two experts able to do the same work part.
+    outputs are about as good, the winner is the expert whose forward network tells the input best by its own measure:
+    no network can tell the inputs of two mechanisms from the same output, so two experts able to do the same work part.
 
     Args:
         bank: The experts.
@@ -197,7 +199,8 @@ class Competition:
         self.cycle_weight = cycle_weight
         self.cycle_pulls = False
         self.tie_margin = tie_margin
-        self.mean_margin = 0.0  # of the winners over the second best so far, over D's score of canonical images
+        self.mean_margin = 0.0  # the winners' mean lead, over D's score of canonical images; 0 while ties are left
+        self.usual_error = torch.zeros(len(bank))  # moving average of each expert's cycle error in ties; 0: none yet
         self.learning_rate = learning_rate
         # One Adam for all experts: it leaves parameters whose gradient is None, the losers', untouched.
         adam = partial(torch.optim.Adam, lr=learning_rate, betas=betas, fused=True)
@@ -213,6 +216,7 @@ class Competition:
 
     def copy_expert(self, source: int, target: int) -> None:
         """Makes one expert, and its forward network, the twin of another: weights, statistics, optimiser state."""
+        self.usual_error[target] = self.usual_error[source]
         state = self.expert_optimizer.state
         for each in (self.bank, self.forward):
             if each is None:
@@ -281,7 +285,11 @@ class Competition:
 
     @torch.no_grad()
     def _name_winners(self, transformed: Tensor, outputs: list[Tensor], scores: Tensor) -> Tensor:
-        """The best scores win; a tie goes to the smallest cycle error. Scores are over D's of canonical images."""
+        """The best scores win; a tie goes to the expert whose cycle error is lowest beside what is usual for it.
+
+        What counts is the comparative advantage: by the error itself, the better of two forward networks would win all.
+        Scores are over D's of canonical images, [N', n].
+        """
         winners, gap = choose_winners(scores), self.tie_margin * self.mean_margin
         if self.forward is None or gap <= 0:
             return winners
@@ -291,7 +299,10 @@ class Competition:
         for j in (near & tied).any(dim=1).nonzero().flatten().tolist():
             chosen = near[j] & tied
             told = self.forward[j](outputs[j][chosen])
-            errors[j, chosen] = (told - transformed[chosen]).square().flatten(1).mean(dim=1)
+            error = (told - transformed[chosen]).square().flatten(1).mean(dim=1)
+            usual, now = self.usual_error[j].item(), error.mean().item()
+            self.usual_error[j] = usual = USUAL * usual + (1 - USUAL) * now if usual else now
+            errors[j, chosen] = error / max(usual, 1e-12)
         return torch.where(tied, choose_winners(-errors), winners)
 
     def _update_winners(

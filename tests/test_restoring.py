@@ -138,7 +138,7 @@ def test_what_is_refused_leaves_everything_as_it_was(small_run, damaged, tmp_pat
     before = tree(tmp_path)
     missing = damaged / "absent"
     assert "absent: cannot be read: no such file" in refused("restore", small_run, missing, tmp_path / "out")
-    assert "notes.txt: expected a folder of images, or an image named .jpg" in refused(
+    assert "notes.txt: expected a folder of images, or an image whose name ends in .jpg" in refused(
         "restore", small_run, damaged / "notes.txt", tmp_path / "out"
     )
     (tmp_path / "none").mkdir()

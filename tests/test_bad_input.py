@@ -311,6 +311,7 @@ def test_a_folder_that_stayed_empty_is_not_left_behind(tmp_path):
         (["trian"], "No such command 'trian'. Did you mean 'train'? (see licm --help)"),
         (["train"], "Missing option '--out'"),
         (["train", "--sed", "1"], "No such option: --sed"),
+        (["train", "--out"], "Option '--out' requires an argument (see licm --help)"),
         (["train", "--out", "x", "--seed", "two"], "Invalid value for '--seed': Input should be a valid integer"),
         (["restore", "x"], "Missing argument 'IN'"),
         (["evaluate", "x", "y"], "unexpected extra argument"),
@@ -333,6 +334,32 @@ def test_what_nobody_foresaw_is_one_line_too_and_whole_when_asked_for(tmp_path, 
     monkeypatch.setenv("LICM_DEBUG", "1")
     with pytest.raises(KeyError, match="odd"):
         licm("train", "--out", tmp_path, "--resume")
+
+
+def test_a_place_that_cannot_be_is_named_without_numbers(tmp_path, bars_file):
+    (tmp_path / "file").write_text("")
+    line = refused("train", "--out", tmp_path / "file" / "run", "--set", f"data.source={bars_file}", *SMALL)
+    assert "file/run': not a directory" in line or "file/run' cannot be written: not a directory" in line
+    line = refused("train", "--out", tmp_path / "run", "--set", f"data.source={'x' * 5000}")
+    assert line.endswith("xxx': file name too long\n")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 36 bytes")])
+def test_no_memory_is_called_so(tmp_path, monkeypatch, error):
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("licm.checkpoint.read_config", full)
+    line = refused("train", "--out", tmp_path, "--resume")
+    assert line == "licm: error: not enough memory; take smaller images, or fewer or narrower experts\n"
+
+
+def test_a_damaged_configuration_is_named(small_run, tmp_path):
+    path = small_run / files.CONFIG
+    path.write_text(path.read_text().replace("revival:", "revifal:"))
+    for arguments in all_commands(small_run, tmp_path).values():
+        line = refused(*arguments)
+        assert "config.yaml: unknown configuration key 'revifal': did you mean 'revival'?" in line
 
 
 def test_an_interrupt_is_one_line(monkeypatch):

@@ -359,8 +359,9 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("LICM_DEBUG") == "1":
             raise
-        if isinstance(error, OSError) and error.strerror and error.filename:
-            _fail(f"licm: error: {str(error.filename)!r}: {error.strerror.lower()}")
+        if isinstance(error, OSError) and error.strerror:
+            place = f"{str(error.filename)!r}: " if error.filename else ""
+            _fail(f"licm: error: {place}{error.strerror.lower()}")
         if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search(_NO_MEMORY, str(error))):
             _fail("licm: error: not enough memory; take smaller images, or fewer or narrower experts")
         if isinstance(error, ValueError | TypeError | OSError):

@@ -43,6 +43,12 @@ def test_each_save_keeps_the_one_before_and_nothing_else(tmp_path):
     assert step_in(tmp_path) == 2
 
 
+def test_who_may_read_the_folder_may_read_the_checkpoint(tmp_path):
+    files.create_run(tmp_path, make_config())
+    saved(tmp_path, step=1)
+    assert (tmp_path / files.CHECKPOINT).stat().st_mode == (tmp_path / files.CONFIG).stat().st_mode
+
+
 DAMAGES = {
     "cut": lambda content: content[: len(content) // 2],
     "empty": lambda content: b"",

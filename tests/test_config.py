@@ -68,7 +68,16 @@ def test_a_config_is_frozen():
         ({"mechanisms": []}, "at least one mechanism is needed"),
         ({"training.learning_rate": float("nan")}, "'training.learning_rate': input should be"),
         ({"experts": 3}, "configuration key 'experts'"),
-        ({"seed.a": 3}, "configuration section 'seed'"),
+        ({"seed.a": 3}, "configuration key 'seed': input should be a valid integer, got {'a': 3}"),
+        ({"data.source": {}}, "configuration key 'data.source': input should be a valid string, got {}"),
+        ({"data.canonical": ""}, "'data.canonical': string should have at least 1 character, got ''"),
+        ({"mechanisms": -1}, "key 'mechanisms': expected a set's name, or a list such as .*, got -1$"),
+        ({"mechanisms": [0]}, r"expected a set's name, or a list such as .*, got \[0\]$"),
+        ({"mechanisms": ["rotat"]}, "unknown mechanism 'rotat': did you mean 'rotate'.*thin$"),
+        ({"discriminator.widths": 3}, "'discriminator.widths': input should be a list, got 3"),
+        ({"num_experts": 10**12}, "'num_experts': input should be less than or equal to 1000, got 1000000000000"),
+        ({"training.steps": 10**30}, f"'training.steps': input should be less than or equal to {2**53}, got {10**30}"),
+        ({"stepz": 3}, r"unknown configuration key 'stepz': did you mean 'steps'\?"),
     ],
 )
 def test_bad_keys_and_values(overrides, message):
@@ -88,7 +97,7 @@ def test_settings_need_a_key_and_a_value(setting):
         parse_overrides([setting])
 
 
-@pytest.mark.parametrize("value", ["{", "2020-13-45"])
+@pytest.mark.parametrize("value", ["{", "2020-13-45", "[" * 3000])
 def test_settings_need_yaml(value):
     with pytest.raises(ValueError, match="the value is not valid YAML"):
         parse_overrides([f"seed={value}"])
@@ -98,7 +107,9 @@ def test_settings_need_yaml(value):
     ("text", "message"),
     [
         ("- a", "expected sections with keys, got list"),
-        ("{", "not valid YAML"),
+        ("{", "c.yaml': not valid YAML: line 1, column 2: expected"),
+        ("[" * 3000, "c.yaml': not valid YAML: nested too deeply"),
+        ("expert: {}", "c.yaml': unknown configuration key 'expert': did you mean 'experts'"),
         ("1: 2", "expected sections"),
         ("preset: [a]", "unknown preset"),
     ],

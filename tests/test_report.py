@@ -26,6 +26,7 @@ from licm.records import EVALUATION, SAMPLES, Records, Samples, load_samples, re
 from licm.report import write_report
 from licm.run import load_run, restore_images
 from licm.training import train
+from tests.commands import refused
 from tests.conftest import SMALL_RUN
 from tests.problems import bars
 
@@ -85,7 +86,7 @@ def test_what_was_learnt_says_who_owns_what():
     assert whole.expert_order == [2, 0, 1]
     part = records_with([[0, 0, 1], [0.5, 0.46, 0.04]])
     assert what_was_learnt(part) == (
-        "1 of 2 mechanisms have an expert of their own, which wins at least 95 % of their images. "
+        "1 of 2 mechanisms has an expert of its own, which wins at least 95 % of its images. "
         "The others: shift(dx=2) is won by expert 0 (50 %) and expert 1 (46 %)."
     )
 
@@ -170,7 +171,8 @@ def test_the_page_says_what_the_records_say(drawn):
     assert "Over 20 test images, which training never saw; each under one of 2 mechanisms." in text
     assert "changed: num_experts = 3 , mechanisms = ['invert', 'shift(dx=2)']" in text
     assert f"licm train --config {drawn}/config.yaml --out runs/again" in text
-    assert "No expert had to be revived." in text
+    assert "No expert was revived." in text
+    assert "1 thread on cpu" in text
     assert (drawn / "config.yaml").read_text().split() == text.split("config.yaml :")[1].split("Drawn from")[0].split()
 
 
@@ -179,6 +181,19 @@ def test_drawn_again_it_is_the_same_to_the_byte(drawn, tmp_path):
     first = [drawn / path.relative_to(tmp_path) for path in again]
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in again]
     assert {path.suffix for path in again} == {".html", ".png", ".svg"}
+
+
+def test_what_is_no_report_is_not_overwritten(drawn, tmp_path):
+    (tmp_path / "thesis.html").write_text("<html>mine</html>")
+    (tmp_path / "report.html").mkdir()
+    for place in (tmp_path / "thesis.html", tmp_path / "report.html", Path("/dev/null")):
+        line = refused("report", drawn, "--out", place)
+        assert f"{str(place)!r} exists already and is no report: choose another name, nothing is overwritten" in line
+    assert (tmp_path / "thesis.html").read_text() == "<html>mine</html>"
+    (tmp_path / "report.html").rmdir()
+    (tmp_path / "figures").write_text("mine")
+    line = refused("report", drawn, "--out", tmp_path / "report.html")
+    assert "figures' cannot be written: file exists" in line
 
 
 def test_before_the_evaluation_it_says_what_to_type(small_run):

@@ -138,7 +138,7 @@ def test_what_is_refused_leaves_everything_as_it_was(small_run, damaged, tmp_pat
     before = tree(tmp_path)
     missing = damaged / "absent"
     assert "absent: cannot be read: no such file" in refused("restore", small_run, missing, tmp_path / "out")
-    assert "notes.txt: expected a folder of images, or an image named .jpg" in refused(
+    assert "notes.txt: expected a folder of images, or an image whose name ends in .jpg" in refused(
         "restore", small_run, damaged / "notes.txt", tmp_path / "out"
     )
     (tmp_path / "none").mkdir()
@@ -148,6 +148,11 @@ def test_what_is_refused_leaves_everything_as_it_was(small_run, damaged, tmp_pat
         assert "choose a folder outside of the images to restore" in line
     line = refused("restore", small_run, damaged / "a.png", damaged)
     assert "is not empty: choose a new or empty one, nothing is overwritten" in line
+    (tmp_path / "link").symlink_to(tmp_path / "none")
+    (tmp_path / "loop").symlink_to("loop")
+    for place in (tmp_path / "link", tmp_path / "loop", "."):
+        line = refused("restore", small_run, damaged / "a.png", place)
+        assert "is a link or the folder you are in: name a folder, which is made anew" in line
     assert "is a file: restored images go to" in refused("restore", small_run, damaged, damaged / "a.png")
     assert tree(tmp_path) == before
 
@@ -173,7 +178,8 @@ def test_no_space_left_leaves_nothing_half_done(small_run, damaged, tmp_path, mo
 
     monkeypatch.setattr(restoring.Path, "write_bytes", write_bytes)
     line = refused("restore", small_run, damaged, tmp_path / "out")
-    assert "cannot be written: no space left on device; nothing is kept of what was restored" in line
+    fourth = sorted(NAMES)[3]
+    assert f"out/{fourth}' cannot be written: no space left on device; nothing is kept of what was restored" in line
     assert {path.name for path in tmp_path.iterdir()} == {"damaged", "run"}
     monkeypatch.undo()
     assert licm("restore", small_run, damaged, tmp_path / "out").returncode == 0

@@ -70,8 +70,8 @@ def headlines(records: Records) -> list[Headline]:
             figures["winner_margin"],
             "{:.2f}",
             "winner margin",
-            "By how much the winner's score leads the second best, over D's score of clean images, without any "
-            f"label; healthy from {HEALTHY_MARGIN:g}.",
+            "By how much the winner's score leads the second best, as a share of the discriminator's score of clean "
+            f"images. It needs no labels; healthy from {HEALTHY_MARGIN:g}.",
         )
     return found
 
@@ -98,9 +98,10 @@ def what_was_learnt(records: Records) -> str:
     for index, name in enumerate(records.mechanisms):
         if index not in owned:
             shared.append(f"{name} is won by {_shares_in_words(records.winners[index])}")
+    have, their = ("has", "its") if len(owned) == 1 else ("have", "their")
     return (
-        f"{len(owned)} of {total} mechanisms have an expert of their own, which wins at least "
-        f"{100 * SUCCESS:.0f} % of their images. The others: {'; '.join(shared)}."
+        f"{len(owned)} of {total} mechanisms {have} an expert of {their} own, which wins at least "
+        f"{100 * SUCCESS:.0f} % of {their} images. The others: {'; '.join(shared)}."
     )
 
 

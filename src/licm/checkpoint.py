@@ -57,7 +57,8 @@ def hold(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: If another process holds the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
     lock = FileLock(path)
     try:
@@ -129,7 +130,10 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{str(folder / RUN)!r} is not valid JSON") from None
     found = run.get("format") if isinstance(run, dict) else None
     if found != FORMAT:
-        raise ValueError(f"{str(folder)!r} has run format {found}, this version reads {FORMAT}")
+        raise ValueError(
+            f"{str(folder)!r} has run format {found}, this version reads {FORMAT}: "
+            f"use the version that wrote it ({RUN} names it), or train anew"
+        )
     return run
 
 
@@ -172,6 +176,9 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[
             whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             text = json.dumps(state)
             save_file(whole, new, metadata={"state": text, "crc32": _crc32(whole, text)})
+            umask = os.umask(0o077)
+            os.umask(umask)
+            new.chmod(0o666 & ~umask)  # safetensors leaves it to its owner alone, unlike the rest of the folder
             with new.open("rb+") as file:
                 os.fsync(file.fileno())
         except BaseException:
@@ -215,8 +222,8 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if problem:
             logger.warning("warning: %s; the one before, %r, is used instead", problem, path.name)
         return tensors, state
-    names = " and ".join(path.name for path in found)
-    raise ValueError(f"no checkpoint of {str(folder)!r} can be read: {names} are damaged")
+    damaged = " and ".join(path.name for path in found) + (" is" if len(found) == 1 else " are")
+    raise ValueError(f"no checkpoint of {str(folder)!r} can be read: {damaged} damaged")
 
 
 def _crc32(tensors: Mapping[str, Tensor], state: str) -> str:

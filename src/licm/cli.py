@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -34,6 +35,8 @@ Device = Annotated[
     typer.Option(help="Where to compute: cpu, cuda, mps.", autocompletion=complete_device),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and warnings.")]
+_NO_MEMORY = "allocate memory|out of memory"  # how torch says it
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a machine to read.")]
 
 
@@ -82,7 +85,7 @@ def train(
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write OUT/tensorboard (an extra).")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train experts on the embedded digits, or on two folders of your own.
+    """Train experts on the embedded digits or on images of your own.
 
     Example: licm train --out runs/first --set steps=300
     """
@@ -132,9 +135,10 @@ def evaluate(
     device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
-    """Measure a run on originals it has never seen, and save the record in its folder.
+    """Measure a run on originals it has never seen.
 
-    A run on folders of your own is measured, without a truth to compare with, on the transformed images it had.
+    The record is saved in the run's folder. A run on images of your own is measured on the transformed images it had,
+    without a truth to compare with.
 
     Example: licm evaluate runs/first --json
     """
@@ -167,7 +171,9 @@ def report(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw what a run learnt, from its records: one HTML page, and its figures as PNG and SVG.
+    """Draw what a run learnt as one HTML page.
+
+    It is made from the run's records alone. Its figures are saved too, as PNG and SVG.
 
     Example: licm report runs/first
     """
@@ -211,14 +217,15 @@ def restore(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
     out: Annotated[Path | None, typer.Option(help="Draw a figure too: a new .png or .svg file.")] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Put several runs in one table, with mean and spread, and in one figure.
+    """Put several runs in one table, and in one figure.
 
-    Nothing is computed anew: evaluate the runs first. Unfinished runs are marked and not in the mean.
+    The table has mean and spread. Nothing is computed anew: evaluate the runs first. Unfinished runs are marked and
+    not in the mean.
 
     Example: licm compare runs/seed-0 runs/seed-1 --out seeds.png
     """
@@ -239,12 +246,16 @@ def compare(
 def data(
     source: Annotated[
         str | None,
-        typer.Argument(help="A source to fetch and verify; without, list all.", autocompletion=complete_source),
+        typer.Argument(
+            metavar="SOURCE", help="Fetch and verify this one; without, list all.", autocompletion=complete_source
+        ),
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """List the data sources, where they are and what would be downloaded; or fetch one ahead of time.
+    """List the data sources, or fetch one ahead of time.
+
+    The list tells where they are and what would be downloaded.
 
     Example: licm data mnist
     """
@@ -268,14 +279,14 @@ def presets(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME]",
+            metavar="NAME",
             help="Print this preset as a file for --config.",
             autocompletion=complete_preset,
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the presets; or print one whole, as a file to change and train with.
+    """List the presets, or print one as a file to change.
 
     Example: licm presets paper > mine.yaml, then licm train --config mine.yaml --out runs/mine
     """
@@ -292,11 +303,13 @@ def presets(
 def mechanisms(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="Tell all of this one.", autocompletion=complete_mechanism),
+        typer.Argument(metavar="NAME", help="Tell all of this one.", autocompletion=complete_mechanism),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the mechanisms and the sets of them; or tell the parameters, bounds and strengths of one.
+    """List the mechanisms and their sets, or tell all of one.
+
+    Of one are told its parameters, their bounds, and settings from weak to strong.
 
     Example: licm mechanisms rotate, then licm train --set 'mechanisms=["rotate(degrees=20)", invert]' --out runs/mine
     """
@@ -341,13 +354,16 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except usage_error as error:
-        _fail(
-            f"licm: error: {_one_line(error.format_message()).rstrip('.')} (see {error.ctx.command_path} --help)",
-            code=2,
-        )
+        command = error.ctx.command_path if error.ctx else "licm"  # unknown while options are still being told apart
+        _fail(f"licm: error: {_one_line(error.format_message()).rstrip('.')} (see {command} --help)", code=2)
     except Exception as error:
         if os.environ.get("LICM_DEBUG") == "1":
             raise
+        if isinstance(error, OSError) and error.strerror:
+            place = f"{str(error.filename)!r}: " if error.filename else ""
+            _fail(f"licm: error: {place}{error.strerror.lower()}")
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search(_NO_MEMORY, str(error))):
+            _fail("licm: error: not enough memory; take smaller images, or fewer or narrower experts")
         if isinstance(error, ValueError | TypeError | OSError):
             _fail(f"licm: error: {_one_line(error)}")
         _fail(f"licm: error: unexpected {type(error).__name__}: {_one_line(error)}; LICM_DEBUG=1 shows where")

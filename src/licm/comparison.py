@@ -29,7 +29,7 @@ _FIGURES = {  # of an evaluation: title and form
 }
 _DRAWN = {
     "matched_share": "matched share",
-    "accuracy_restored": "accuracy on restored digits",
+    "accuracy_restored": "accuracy on restored images",
     "psnr": "PSNR, dB",
     "winner_margin": "winner margin",
 }
@@ -52,11 +52,11 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
     """
     if not folders:
         raise ValueError("expected at least one run folder")
+    records = [read_records(folder) for folder in folders]
     places = [Path(folder).resolve() for folder in folders]
     for folder, place in zip(folders, places):
         if places.count(place) > 1:
             raise ValueError(f"run {str(folder)!r} is given twice")
-    records = [read_records(folder) for folder in folders]
     runs = [_read(each) for each in records]
     configs = [flat(each.config) for each in records]
     keys = dict.fromkeys(key for config in configs for key in config)

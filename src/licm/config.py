@@ -10,19 +10,29 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from licm.checks import unknown_name
 
+_LARGEST = 1 << 53  # whole numbers up to here are the same in JSON; what is larger is a slip of the keyboard
+_Path = Annotated[str, Field(min_length=1)]  # the empty one would be the current folder
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _whole_numbers_have_an_end(cls, value: Any) -> Any:
+        if isinstance(value, int) and value > _LARGEST:
+            raise ValueError(f"input should be less than or equal to {_LARGEST}, got {value}")
+        return value
 
 
 class DataConfig(_Section):
     """What P and Q are made of."""
 
-    source: str = Field("embedded", description="embedded, mnist, fashion-mnist, omniglot, or a path to images")
-    canonical: str | None = Field(None, description="a path to canonical images of one's own")
-    transformed: str | None = Field(None, description="a path to transformed images of one's own")
+    source: _Path = Field("embedded", description="embedded, mnist, fashion-mnist, omniglot, or a path to images")
+    canonical: _Path | None = Field(None, description="a path to canonical images of one's own")
+    transformed: _Path | None = Field(None, description="a path to transformed images of one's own")
     channels: Literal[1, 3] | None = Field(None, description="grey or colour, of image folders; None: as they are")
-    image_size: int | None = Field(None, ge=8, description="pad with black to this size; None: as they are")
+    image_size: int | None = Field(None, ge=8, le=4096, description="pad with black to this size; None: as they are")
     fresh_mixture: bool = Field(False, description="draw the mechanism of each image anew at each step")
     mechanism_weights: tuple[float, ...] | None = Field(
         None, description="relative frequency of each mechanism in the mixture; None: equal"
@@ -34,8 +44,8 @@ class ExpertConfig(_Section):
 
     # Known to be good: validating it would load torch, which `licm --help` does without.
     architecture: str = Field("convolutional", validate_default=False, description="a name in licm.models.EXPERTS")
-    width: int = Field(16, ge=1)
-    depth: int = Field(5, ge=2)
+    width: int = Field(16, ge=1, le=4096)
+    depth: int = Field(5, ge=2, le=100)
     normalization: Literal["batch", "none"] = "batch"
     activation: Literal["elu", "leaky_relu"] = "elu"
     head: Literal["sigmoid", "residual"] = "sigmoid"
@@ -61,9 +71,9 @@ class ExpertConfig(_Section):
 class DiscriminatorConfig(_Section):
     """The discriminator's architecture; see `licm.models.Discriminator`."""
 
-    widths: tuple[Annotated[int, Field(ge=1)], ...] = Field((16, 32, 64), min_length=1)
-    convolutions: int = Field(2, ge=1)
-    hidden: int = Field(1024, ge=1)
+    widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field((16, 32, 64), min_length=1)
+    convolutions: int = Field(2, ge=1, le=100)
+    hidden: int = Field(1024, ge=1, le=1 << 16)
     activation: Literal["elu", "leaky_relu"] = "leaky_relu"
 
 
@@ -125,7 +135,7 @@ class Config(_Section):
 
     preset: str = "default"
     seed: int = Field(0, ge=0)
-    num_experts: int = Field(10, ge=1)
+    num_experts: int = Field(10, ge=1, le=1000)
     mechanisms: str | tuple[str, ...] = Field("paper", description="a set's name, or mechanisms' notations")
     data: DataConfig = DataConfig()
     experts: ExpertConfig = ExpertConfig()
@@ -134,6 +144,15 @@ class Config(_Section):
     competition: CompetitionConfig = CompetitionConfig()
     revival: RevivalConfig = RevivalConfig()
     training: TrainingConfig = TrainingConfig()
+
+    @field_validator("mechanisms", mode="before")
+    @classmethod
+    def _mechanisms_are_a_name_or_a_list(cls, value: Any) -> Any:
+        if not isinstance(value, str) and not (
+            isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
+        ):
+            raise ValueError(f"expected a set's name, or a list such as [invert, shift(dx=4)], got {value!r}")
+        return value
 
     @field_validator("mechanisms")
     @classmethod
@@ -237,15 +256,18 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         valid = _keys_of(path[:-1])
         close = difflib.get_close_matches(path[-1], [v.rsplit(".", 1)[-1] for v in valid], n=1, cutoff=0.5)
-        everywhere = difflib.get_close_matches(key, list(_all_keys()), n=1, cutoff=0.5)
+        everywhere = difflib.get_close_matches(key, [*_SHORT_KEYS, *_all_keys()], n=1, cutoff=0.5)
         nearest = ".".join([*path[:-1], *close]) if close else "".join(everywhere)
         hint = f"did you mean {nearest!r}? " if nearest else ""
         return f"unknown configuration key {key!r}: {hint}Valid here: {', '.join(valid)}"
     if first["type"] == "model_type":
         return f"configuration key {key!r} is a section: set a key in it, one of {', '.join(_keys_of(path))}"
-    message = first["msg"].removeprefix("Value error, ")
-    if not path or isinstance(first["input"], BaseModel | dict):
-        return f"configuration{f' section {key!r}' if path else ''}: {message}"
+    message = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list").replace("Tuple", "list")
+    if not path:
+        return f"configuration: {message}"
+    if first["type"] == "value_error":  # in words of ours, which say what came
+        kind = "section" if key in _sections() else "key"
+        return f"configuration {kind} {key!r}: {message}"
     got = "" if repr(first["input"]) in message else f", got {first['input']!r}"
     return f"configuration key {key!r}: {message[0].lower()}{message[1:]}{got}"
 
@@ -257,12 +279,15 @@ def _keys_of(path: Sequence[str]) -> list[str]:
     return [*model.model_fields]
 
 
+def _sections() -> dict[str, type[_Section]]:
+    annotations = {name: field.annotation for name, field in Config.model_fields.items()}
+    return {n: each for n, each in annotations.items() if isinstance(each, type) and issubclass(each, _Section)}
+
+
 def _all_keys() -> Iterable[str]:
-    for name, field in Config.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, _Section):
-            yield from (f"{name}.{inner}" for inner in field.annotation.model_fields)
-        else:
-            yield name
+    sections = _sections()
+    for name in Config.model_fields:
+        yield from (f"{name}.{inner}" for inner in sections[name].model_fields) if name in sections else (name,)
 
 
 def flat(config: Config) -> dict[str, Any]:
@@ -292,7 +317,7 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
             raise ValueError(f"setting {setting!r}: expected KEY=VALUE, for example steps=100")
         try:
             overrides[key.strip()] = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError):
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise ValueError(f"setting {setting!r}: the value is not valid YAML") from None
     return overrides
 
@@ -316,15 +341,26 @@ def from_yaml(
     """
     try:
         values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        problem = " ".join(str(error).split())
-        raise ValueError(f"{name}: not valid YAML: {problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{name}: not valid YAML: {_problem_of(error)}") from None
     if values is None:
         values = {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ValueError(f"{name}: expected sections with keys, got {type(values).__name__}")
     of_file = values.pop("preset", "default")
-    return make_config(preset or str(of_file), values=values, overrides=overrides)
+    try:
+        return make_config(preset or str(of_file), values=values, overrides=overrides)
+    except ValueError as error:
+        raise ValueError(f"{'' if overrides else f'{name}: '}{error}") from None
+
+
+def _problem_of(error: Exception) -> str:
+    """Says in a few words what YAML complains of, and where."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return where + " ".join((problem or str(error)).split())
 
 
 def load_config(path: str | Path, **changes: Any) -> Config:

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from licm.captions import ALTERNATIVES, headlines, what_was_learnt
-from licm.checkpoint import write_bytes, write_text
+from licm.checkpoint import write_bytes, write_text, writing
 from licm.config import make_config, to_yaml
 from licm.drawing import DARK, render
 from licm.figures import FIGURES
@@ -140,13 +140,16 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> list[Path
         The files written, the page first.
 
     Raises:
-        ValueError: If the folder is not a run, or a record is damaged or of another version.
+        ValueError: If the folder is not a run, a record is damaged or of another version, or something else than a
+            report is in the page's place.
         OSError: If a file cannot be written.
     """
     records = read_records(folder)
     page = Path(folder) / REPORT if out is None else Path(out)
+    _check_place(page)
     place = page.parent / FIGURE_FOLDER
-    place.mkdir(parents=True, exist_ok=True)
+    with writing(place):
+        place.mkdir(parents=True, exist_ok=True)
     drawn = [section.figure for section in SECTIONS if section.missing(records) is None]
     written, inlined = [page], {}
     for name in drawn:
@@ -157,6 +160,12 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> list[Path
         written += _write_figure(place, "summary", records, svg=render(FIGURES["summary"](records), "svg"))
     write_text(page, make_page(records, inlined))
     return written
+
+
+def _check_place(page: Path) -> None:
+    """A report may be drawn again; whatever else lies there is not overwritten."""
+    if page.exists() and not (page.is_file() and b"<title>licm: " in page.read_bytes()[:1000]):
+        raise ValueError(f"{str(page)!r} exists already and is no report: choose another name, nothing is overwritten")
 
 
 def _write_figure(place: Path, name: str, records: Records, *, svg: bytes) -> list[Path]:

@@ -81,16 +81,18 @@ def restore_files(
         _read(path, run)
     fresh = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.unfinished")
     try:
-        with writing(fresh, _LOST):
+        with writing(out, _LOST):
             fresh.mkdir(parents=True, exist_ok=True)
         rows = []
         for path, image, expert, score in _restore(run, paths, batch_size):
             name = path.relative_to(base)
-            _write(fresh / name, image)
+            with writing(out / name, _LOST):
+                _write(fresh / name, image)
             rows.append((name.as_posix(), expert, round(score, 6)))
             if len(rows) % batch_size == 0 or len(rows) == len(paths):
                 callback(len(rows), len(paths))
-        _write_assignments(fresh / ASSIGNMENTS, rows)
+        with writing(out / ASSIGNMENTS, _LOST):
+            _write_assignments(fresh / ASSIGNMENTS, rows)
         with writing(out, _LOST):
             if out.exists():
                 out.rmdir()  # it was empty; if it no longer is, this refuses
@@ -108,6 +110,8 @@ def _check_out(out: Path, source: Path) -> None:
         raise ValueError(f"{source}: cannot be read: no such file or directory")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{str(out)!r} is a file: restored images go to a new or empty folder")
+    if out.is_symlink() or out.name in ("", ".."):
+        raise ValueError(f"{str(out)!r} is a link or the folder you are in: name a folder, which is made anew")
     if source.is_dir() and source.resolve() in (out.resolve(), *out.resolve().parents):
         raise ValueError(f"{str(out)!r} is within {str(source)!r}: choose a folder outside of the images to restore")
     if out.exists() and any(out.iterdir()):
@@ -119,7 +123,7 @@ def _read(path: Path, run: Run) -> np.ndarray:
     channels = next(run.discriminator.parameters()).shape[1]  # of the first convolution
     size, padded = run.discriminator.image_size, run.config.data.image_size is not None
     if path.suffix.lower() not in _FORMATS:
-        raise ValueError(f"{path}: expected a folder of images, or an image named {' '.join(_FORMATS)}")
+        raise ValueError(f"{path}: expected a folder of images, or an image whose name ends in {' '.join(_FORMATS)}")
     image = read_image(path)
     if channels == 1 and run.config.data.channels is None and not _is_grey(image):
         raise ValueError(f"{path}: expected a grey image, as the run was trained on, got colour")
@@ -167,14 +171,13 @@ def _write(path: Path, image: np.ndarray) -> None:
     buffer = io.BytesIO()
     array = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
     Image.fromarray(np.ascontiguousarray(array)).save(buffer, **_FORMATS[path.suffix.lower()])
-    with writing(path, _LOST):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(buffer.getvalue())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(buffer.getvalue())
 
 
 def _write_assignments(path: Path, rows: Sequence[tuple[str, int, float]]) -> None:
     # names that are not text in this file system's encoding keep their bytes
-    with writing(path, _LOST), path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "expert", "score"])
         writer.writerows(rows)

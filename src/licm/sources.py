@@ -283,8 +283,10 @@ def _parse_idx(content: bytes, name: str | Path) -> np.ndarray:
         got = content[:20].hex() or "nothing"
         raise ValueError(f"{name}: not an IDX file of bytes: expected it to begin with 000008, got {got}")
     shape, size = np.frombuffer(content[4:start], ">u4").tolist(), len(content) - start
-    if size != prod(shape) or size == 0 or len(shape) > 4:
-        raise ValueError(f"{name}: damaged: its header states 1 to 4 sizes {shape}, {prod(shape)} bytes, got {size}")
+    if len(shape) > 4:
+        raise ValueError(f"{name}: expected 1 to 4 sizes in its header, got {len(shape)}")
+    if size != prod(shape) or size == 0:
+        raise ValueError(f"{name}: damaged: its header states sizes {shape}, so {prod(shape)} bytes, got {size}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
 
 
@@ -324,7 +326,7 @@ def _open_image(file: IO[bytes], name: str | Path) -> Image.Image:
     except Exception as error:  # Pillow raises many kinds for damaged files
         refuse(name, error)
     if problem:
-        raise ValueError(f"{name}: expected an opaque 8-bit image, got {problem}")
+        raise ValueError(f"{name}: expected a still, opaque 8-bit image, got {problem}")
     return image
 
 

@@ -6,7 +6,7 @@ from typing import Any
 _HEADLINES = (
     ("matched_share", "matched share", "{:.4f}", "of test images go to the expert matched to their mechanism"),
     ("ari", "ARI", "{:.4f}", "winner against mechanism, 1 is perfect"),
-    ("accuracy_clean", "accuracy, clean", "{:.4f}", "of a classifier of clean digits: the upper bound"),
+    ("accuracy_clean", "accuracy, clean", "{:.4f}", "of a classifier of clean images: the upper bound"),
     ("accuracy_transformed", "accuracy, transformed", "{:.4f}", "the lower bound"),
     ("accuracy_restored", "accuracy, restored", "{:.4f}", ""),
     ("psnr", "PSNR", "{:.2f} dB", "restored against the hidden originals"),

@@ -295,8 +295,8 @@ def _check_resumable(former: Config, config: Config, folder: Path) -> None:
     if not (free and former.model_copy(update={"training": raised}) == config):
         changed = [key for key, value in flat(config).items() if value != flat(former).get(key)]
         raise ValueError(
-            f"run folder {str(folder)!r} was started with another configuration: {', '.join(changed)} differ(s) "
-            "(only training.steps may be raised, and only without decay and revival)"
+            f"run folder {str(folder)!r} has another configuration: it differs in {', '.join(changed)}; "
+            "only training.steps may be raised, and only without decay and revival"
         )
 
 

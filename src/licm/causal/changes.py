@@ -1,0 +1,198 @@
+"""Which mechanisms changed between two data sets: independence of mechanisms made visible.
+
+In the causal factorisation an intervention changes the conditionals of its targets and no other. In a factorisation
+along another graph more of them change, unless that graph is in the same interventional Markov equivalence class
+(`licm.causal.equivalence`): members of the class cannot be told apart by what changes.
+"""
+
+from collections.abc import Collection, Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from licm.causal.change_tests import Change, discrete_change, holm, linear_gaussian_change, point_mass_change
+from licm.causal.columns import as_columns, is_continuous, is_missing
+from licm.causal.factorization import check_graph
+
+
+@dataclass(frozen=True)
+class ChangeReport:
+    """What `mechanism_changes` found.
+
+    Attributes:
+        graph: The factorisation's graph.
+        findings: A test's result for each node, p-values as they came.
+        adjusted: Holm's p-value for each node.
+        alpha: The chance of any false finding that is accepted.
+        targets: What was said to be intervened on, or None if unknown.
+    """
+
+    graph: nx.DiGraph
+    findings: dict[Any, Change]
+    adjusted: dict[Any, float]
+    alpha: float
+    targets: frozenset[Any] | None = None
+
+    @property
+    def changed(self) -> list[Any]:
+        """Nodes whose mechanism changed."""
+        return [node for node, p_value in self.adjusted.items() if p_value <= self.alpha]
+
+    @property
+    def hard(self) -> list[Any]:
+        """Those of them that a hard intervention set or let go."""
+        return [node for node in self.changed if self.findings[node].hard]
+
+    @property
+    def changed_edges(self) -> list[tuple[Any, Any]]:
+        """The edges into changed nodes."""
+        changed = set(self.changed)
+        return [edge for edge in self.graph.edges if edge[1] in changed]
+
+    @property
+    def unexpected(self) -> list[Any]:
+        """Changed nodes that are no targets; empty where the targets are unknown."""
+        return [node for node in self.changed if self.targets is not None and node not in self.targets]
+
+    @property
+    def missed(self) -> list[Any]:
+        """Targets that were not found to have changed."""
+        changed = set(self.changed)
+        return [node for node in self.graph if node in (self.targets or ()) and node not in changed]
+
+    def __str__(self) -> str:
+        changed, width = set(self.changed), max(9, *(len(str(node)) for node in self.graph))
+        lines = [f"{'mechanism':<{width}}  p (Holm)   verdict"]
+        for node, p_value in self.adjusted.items():
+            verdict = "unchanged" if node not in changed else "set by hand" if self.findings[node].hard else "CHANGED"
+            if node in self.unexpected:
+                verdict += ", though no target"
+            elif node in self.missed:
+                verdict += ", though a target"
+            lines.append(f"{node!s:<{width}}  {p_value:<9.2g}  {verdict}")
+        return "\n".join(lines)
+
+    def draw(self, path: str | Path) -> None:
+        """Saves a picture of the graph, changed mechanisms and the edges into them marked (.png, .svg, .pdf)."""
+        from licm.causal.drawing import draw_changes
+
+        draw_changes(self.graph, self.changed, path, hard=self.hard)
+
+
+def mechanism_changes(
+    graph: nx.DiGraph,
+    before: Mapping[Any, ArrayLike],
+    after: Mapping[Any, ArrayLike],
+    *,
+    targets: Collection[Hashable] | None = None,
+    alpha: float = 0.05,
+) -> ChangeReport:
+    """Tests for each node whether p(x_j | pa_j) is the same before and after.
+
+    Continuous variables: likelihood-ratio test of linear-Gaussian mechanisms. Discrete ones (integers of few values,
+    booleans, words): G-test, pooled over the parents' states. A variable that stands still on one side only was set by
+    a hard intervention. p-values are corrected by Holm's rule.
+
+    Args:
+        graph: Acyclic; its nodes are columns of the data.
+        before: A column [n] for each node.
+        after: A column [m] for each node.
+        targets: What was intervened on, where known; the report then says what was unexpected or missed.
+        alpha: The chance of any false finding, in (0, 1).
+
+    Raises:
+        TypeError: If `graph` is not a DiGraph.
+        ValueError: If the graph has a cycle, a column or value is missing, a discrete node has a continuous
+            parent, a target is not in the graph, or `alpha` is out of range.
+    """
+    check_graph(graph)
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha: expected a probability in (0, 1), got {alpha:g}")
+    strange = [target for target in targets or () if target not in graph]
+    if strange:
+        raise ValueError(f"targets: {strange[0]!r} is not a node of the graph")
+    first, second = _check(graph, before, "before"), _check(graph, after, "after")
+    continuous = {node: is_continuous(first[node]) or is_continuous(second[node]) for node in graph}
+    findings = {node: _test(node, list(graph.predecessors(node)), first, second, continuous) for node in graph}
+    return report_changes(graph, findings, alpha=alpha, targets=targets)
+
+
+def report_changes(
+    graph: nx.DiGraph,
+    findings: dict[Any, Change],
+    *,
+    alpha: float = 0.05,
+    targets: Collection[Hashable] | None = None,
+) -> ChangeReport:
+    """Returns the report of tests, one a node, their p-values corrected by Holm's rule."""
+    adjusted = holm(np.array([findings[node].p_value for node in graph]))
+    chosen = None if targets is None else frozenset(targets)
+    return ChangeReport(graph, findings, dict(zip(graph, adjusted.tolist())), alpha, chosen)
+
+
+def _check(graph: nx.DiGraph, data: Mapping[Any, ArrayLike], name: str) -> dict[Any, NDArray]:
+    for node in graph:
+        if node not in data:
+            raise ValueError(f"{name}: no column for node {node!r}")
+    columns = as_columns({node: data[node] for node in graph})
+    for node, column in columns.items():
+        if is_missing(column).any():
+            raise ValueError(f"{name}: column {node!r} has missing values")
+    return columns
+
+
+def _test(
+    node: Any,
+    parents: list[Any],
+    before: Mapping[Any, NDArray],
+    after: Mapping[Any, NDArray],
+    continuous: Mapping[Any, bool],
+) -> Change:
+    found = point_mass_change(before[node], after[node])
+    if found is not None:
+        return found
+    if continuous[node]:
+        designs = _designs(parents, before, after, continuous)
+        try:
+            return linear_gaussian_change(before[node], designs[0], after[node], designs[1])
+        except ValueError as error:
+            raise ValueError(f"node {node!r}: {error}") from None
+    wrong = [parent for parent in parents if continuous[parent]]
+    if wrong:
+        raise ValueError(f"node {node!r} is discrete and its parent {wrong[0]!r} continuous: put the parent in bins first")
+    codes = [_codes(before[parent], after[parent]) for parent in parents]
+    rows = [np.column_stack(side) if parents else np.empty((count, 0)) for side, count in zip(
+        zip(*codes) if parents else ((), ()), (len(before[node]), len(after[node]))
+    )]  # fmt: skip
+    return discrete_change(before[node], rows[0], after[node], rows[1])
+
+
+def _designs(
+    parents: list[Any],
+    before: Mapping[Any, NDArray],
+    after: Mapping[Any, NDArray],
+    continuous: Mapping[Any, bool],
+) -> tuple[NDArray, NDArray]:
+    """Regressors of a continuous node: continuous parents as they are, an indicator for each state of discrete ones."""
+    columns: tuple[list[NDArray], list[NDArray]] = [], []
+    for parent in parents:
+        sides = [before[parent], after[parent]]
+        if not continuous[parent]:
+            left, right = _codes(*sides)
+            states = np.arange(1, max(left.max(), right.max()) + 1)
+            sides = [side[:, None] == states for side in (left, right)]
+        for column, side in zip(columns, sides):
+            column.append(side)
+    first, second = (np.column_stack([np.empty((count, 0)), *side]) for side, count in zip(
+        columns, (len(next(iter(before.values()))), len(next(iter(after.values()))))
+    ))  # fmt: skip
+    return first, second
+
+
+def _codes(before: NDArray, after: NDArray) -> tuple[NDArray, NDArray]:
+    codes = np.unique(np.concatenate([before, after]), return_inverse=True)[1]
+    return codes[: len(before)], codes[len(before) :]

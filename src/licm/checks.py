@@ -7,9 +7,6 @@ from collections.abc import Collection
 from difflib import get_close_matches
 from typing import Any
 
-import torch
-from torch import Tensor
-
 
 def unknown_name(kind: str, name: object, valid: Collection[str]) -> str:
     """Returns the message for a name that is not in `valid`.
@@ -34,7 +31,9 @@ def check_images(images: Any, name: str, *, channels: int | None = None) -> None
         TypeError: If `images` is not a floating-point tensor.
         ValueError: If its shape, channels or values are wrong.
     """
-    if not isinstance(images, Tensor):
+    import torch  # here, so that who only words an error need not load it
+
+    if not isinstance(images, torch.Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor [n, c, h, w], got {type(images).__name__}")
     if not images.is_floating_point():
         raise TypeError(f"{name}: expected floating-point values in [0, 1], got dtype {images.dtype}")

@@ -93,9 +93,9 @@ def linear_gaussian_change(before: NDArray, parents_before: NDArray, after: NDAr
 def discrete_change(before: NDArray, parents_before: NDArray, after: NDArray, parents_after: NDArray) -> Change:
     """G-test that the table is the same before and after, pooled over the parents' states.
 
-    For each state of the parents that occurs on both sides, G = 2 sum o log(o / e) of the table side x value; statistics
-    and degrees of freedom are summed. Values expected fewer than 5 times on a side are taken together, and a state
-    of the parents left with one value says nothing.
+    For each state of the parents that occurs on both sides, G = 2 sum o log(o / e) of the table side x value;
+    statistics and degrees of freedom are summed. Values expected fewer than 5 times on a side are taken together,
+    and a state of the parents left with one value says nothing.
 
     Args:
         before: States [n].

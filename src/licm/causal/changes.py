@@ -163,7 +163,9 @@ def _test(
             raise ValueError(f"node {node!r}: {error}") from None
     wrong = [parent for parent in parents if continuous[parent]]
     if wrong:
-        raise ValueError(f"node {node!r} is discrete and its parent {wrong[0]!r} continuous: put the parent in bins first")
+        raise ValueError(
+            f"node {node!r} is discrete and its parent {wrong[0]!r} continuous: put the parent in bins first"
+        )
     codes = [_codes(before[parent], after[parent]) for parent in parents]
     rows = [np.column_stack(side) if parents else np.empty((count, 0)) for side, count in zip(
         zip(*codes) if parents else ((), ()), (len(before[node]), len(after[node]))

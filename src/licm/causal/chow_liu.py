@@ -218,6 +218,13 @@ class ChowLiu:
             found += np.isin(own, edges[:, 0] * len(self.names_) + edges[:, 1])
         return found / repeats
 
+    def confidence_by_edge(self, draws: Generator, *, repeats: int = 100) -> dict[tuple[Any, Any], float]:
+        """Returns `edge_confidence` by (parent, child), as in `to_networkx`."""
+        shares = self.edge_confidence(draws, repeats=repeats)
+        ends = [(self.names_[first], self.names_[second]) for first, second in self.edges_.tolist()]
+        by_ends = dict(zip(map(frozenset, ends), shares.tolist()))
+        return {edge: by_ends[frozenset(edge)] for edge in self.to_networkx().edges}
+
     def _learn_coding(self, columns: Mapping[Any, NDArray]) -> None:
         self._codings: list[Coding] = []
         if self.kind_ == "gaussian":

@@ -13,7 +13,9 @@ Missing = Literal["refuse", "pairwise", "category"]
 MAX_STATES = 32  # an integer column with more distinct values counts as continuous under kind="auto"
 
 
-def as_columns(data: Mapping[Any, ArrayLike] | ArrayLike, names: Sequence[Hashable] | None = None) -> dict[Any, NDArray]:
+def as_columns(
+    data: Mapping[Any, ArrayLike] | ArrayLike, names: Sequence[Hashable] | None = None
+) -> dict[Any, NDArray]:
     """Returns the columns of a table by name.
 
     Args:

@@ -1,6 +1,7 @@
 """Mechanisms p(x_j | pa_j): a table, a linear-Gaussian one, any scikit-learn estimator, and what interventions make.
 
-Each is immutable: `fit` returns a fitted copy. A conditional sees its parents as an array [n, m], in the order of the graph's nodes.
+Each is immutable: `fit` returns a fitted copy. A conditional sees its parents as an array [n, m], in the order of the
+graph's nodes.
 """
 
 from dataclasses import dataclass, replace

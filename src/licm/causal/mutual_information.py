@@ -154,11 +154,11 @@ class DiscretePairs:
 
     @staticmethod
     def _products(left: Iterator[NDArray], right: Iterator[NDArray]) -> Ints:
-        return sum(a @ b.T for a, b in zip(left, right)).astype(np.intp)  # type: ignore[union-attr]
+        return sum(a @ b.T for a, b in zip(left, right)).astype(np.intp)
 
     def _counts(self, block: slice) -> Ints:
         """How often each indicator is 1, where nothing is missing."""
-        return sum(part.sum(axis=1, dtype=np.float64) for part in self._indicators(block)).astype(np.intp)  # type: ignore[union-attr]
+        return sum(part.sum(axis=1, dtype=np.float64) for part in self._indicators(block)).astype(np.intp)
 
     def _information(self, joint: Ints, of_rows: Ints, of_cols: Ints, totals: Ints, *starts: Ints) -> Floats:
         """Mutual information from the counts of all states but 0.

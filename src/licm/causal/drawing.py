@@ -1,0 +1,179 @@
+"""Graphs as text and as pictures. matplotlib is loaded when the first is drawn, and never touches a display."""
+
+from collections.abc import Collection, Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+
+FORMATS = (".png", ".svg", ".pdf")
+_LABELLED = 80  # nodes; more are drawn as dots
+_PLAIN, _MARKED = "#4878a8", "#c0392b"
+Positions = dict[Any, tuple[float, float]]
+
+
+def check_picture_path(path: str | Path) -> Path:
+    """Returns the path if a picture can be saved under such a name.
+
+    Raises:
+        ValueError: If its ending is none of `FORMATS`.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"picture {str(path)!r}: expected a name that ends in {', '.join(FORMATS)}")
+    return path
+
+
+def tree_text(tree: nx.DiGraph, root: Hashable, *, confidence: Mapping[tuple[Any, Any], float] | None = None) -> str:
+    """Returns a tree as lines, children below their parent, each with the weight of the edge to it.
+
+    Args:
+        tree: From `ChowLiu.to_networkx`.
+        root: Its root.
+        confidence: In [0, 1] for edges of the tree.
+
+    >>> print(tree_text(nx.DiGraph([("a", "b"), ("a", "c"), ("b", "d")]), "a"))
+    a
+    ├─ b
+    │  └─ d
+    └─ c
+    """
+    lines = [str(root)]
+    waiting = [(root, child, "") for child in reversed(list(tree.successors(root)))]
+    while waiting:
+        parent, node, indent = waiting.pop()
+        last = not waiting or waiting[-1][0] != parent
+        data = tree.edges[parent, node]
+        weight = f"  {data['weight']:.4g} nats" if "weight" in data else ""
+        share = f"  {confidence[parent, node]:.0%}" if confidence and (parent, node) in confidence else ""
+        lines.append(f"{indent}{'└─' if last else '├─'} {node}{weight}{share}")
+        below = indent + ("   " if last else "│  ")
+        waiting += [(node, child, below) for child in reversed(list(tree.successors(node)))]
+    return "\n".join(lines)
+
+
+def radial_layout(tree: nx.DiGraph, root: Hashable) -> Positions:
+    """Places a tree's root in the middle, leaves at even angles, and inner nodes between their children.
+
+    Args:
+        tree: Oriented away from `root`.
+        root: Its root.
+
+    Returns:
+        Positions with one unit of radius per edge from the root.
+    """
+    depth = nx.single_source_shortest_path_length(tree, root)
+    order = list(nx.dfs_preorder_nodes(tree, root))
+    leaves = [node for node in order if tree.out_degree(node) == 0]
+    angle = {leaf: 2 * np.pi * index / len(leaves) for index, leaf in enumerate(leaves)}
+    for node in reversed(order):
+        children = [angle[child] for child in tree.successors(node)]
+        if children:
+            angle[node] = sum(children) / len(children)
+    return {n: (float(depth[n] * np.cos(angle[n])), float(depth[n] * np.sin(angle[n]))) for n in order}
+
+
+def layered_layout(graph: nx.DiGraph) -> Positions:
+    """Places every node of an acyclic graph below its parents; neighbours in a row are apart."""
+    positions = {}
+    for row, layer in enumerate(nx.topological_generations(graph)):
+        for index, node in enumerate(layer):
+            lean = 0.25 * (row % 2)  # so that an edge over two rows does not run through a node between
+            positions[node] = (index - (len(layer) - 1) / 2 + lean, -float(row))
+    return positions
+
+
+def draw_tree(
+    tree: nx.DiGraph,
+    root: Hashable,
+    path: str | Path,
+    *,
+    confidence: Mapping[tuple[Any, Any], float] | None = None,
+) -> None:
+    """Saves a picture of a Chow-Liu tree: edges as wide as their mutual information, up to 80 nodes with names.
+
+    Args:
+        tree: From `ChowLiu.to_networkx`.
+        root: Its root.
+        path: Of the picture (.png, .svg, .pdf).
+        confidence: In [0, 1] for edges of the tree, written beside them.
+
+    Raises:
+        ValueError: If the path has another ending.
+    """
+    weights = [data.get("weight", 0.0) for _, _, data in tree.edges(data=True)]
+    widest = max([*weights, 0.0]) or 1.0
+    widths = [0.5 + 3.5 * max(weight, 0.0) / widest for weight in weights]
+    labels = {edge: f"{share:.0%}" for edge, share in (confidence or {}).items()}
+    _draw(tree, radial_layout(tree, root), path, nodes=[root], edges=[], widths=widths, labels=labels, square=True)
+
+
+def draw_changes(graph: nx.DiGraph, changed: Collection[Any], path: str | Path, *, hard: Collection[Any] = ()) -> None:
+    """Saves a picture of a factorisation: changed mechanisms and the edges into them in red, hard ones dashed.
+
+    Args:
+        graph: Acyclic.
+        changed: Nodes whose mechanism changed.
+        path: Of the picture (.png, .svg, .pdf).
+        hard: Those of them that were set by a hard intervention.
+
+    Raises:
+        ValueError: If the path has another ending.
+    """
+    edges = [edge for edge in graph.edges if edge[1] in set(changed)]
+    dashed = [edge for edge in edges if edge[1] in set(hard)]
+    _draw(graph, layered_layout(graph), path, nodes=changed, edges=edges, dashed=dashed)
+
+
+def _draw(
+    graph: nx.DiGraph,
+    positions: Positions,
+    path: str | Path,
+    *,
+    nodes: Collection[Any],
+    edges: Collection[Any],
+    dashed: Collection[Any] = (),
+    widths: list[float] | float = 1.5,
+    labels: Mapping[Any, str] | None = None,
+    square: bool = False,
+) -> None:
+    path = check_picture_path(path)
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    small = len(graph) > _LABELLED
+    size = 8.0 if small else 2.5 + 0.9 * len(graph) ** 0.5
+    figure = Figure(figsize=(size, size if square else 0.8 * size), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_axis_off()
+    axes.margins(0.15)
+    marked, red = set(nodes), set(edges)
+    nx.draw_networkx_edges(
+        graph,
+        positions,
+        ax=axes,
+        edgelist=list(graph.edges),
+        edge_color=[_MARKED if edge in red else "#888888" for edge in graph.edges],
+        style=["dashed" if edge in set(dashed) else "solid" for edge in graph.edges],
+        width=widths,
+        arrows=not small,
+        node_size=10 if small else 700,
+    )
+    nx.draw_networkx_nodes(
+        graph,
+        positions,
+        ax=axes,
+        nodelist=list(graph),
+        node_color=[_MARKED if node in marked else _PLAIN for node in graph],
+        node_size=10 if small else 700,
+    )
+    if not small:
+        names = {node: str(node) if len(str(node)) <= 12 else f"{str(node)[:11]}…" for node in graph}
+        nx.draw_networkx_labels(graph, positions, names, ax=axes, font_size=8, font_color="white")
+        if labels:
+            nx.draw_networkx_edge_labels(graph, positions, dict(labels), ax=axes, font_size=7)
+    # Names and dates that would make the same picture another file are left out.
+    with rc_context({"svg.hashsalt": "licm", "svg.fonttype": "path"}):
+        metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
+        figure.savefig(path, dpi=150, metadata=metadata)

@@ -13,7 +13,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "causal-graph.md"
 def test_the_walk_through_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 11
+    assert len(blocks) == 10
     names: dict[str, object] = {}
     for block in blocks:
         exec(block, names)

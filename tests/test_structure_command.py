@@ -131,7 +131,7 @@ def test_parquet(tmp_path):
     assert found["b"].tolist() == [True, False, True]
     assert found["c"].tolist() == ["u", "v", "u"]
     parquet.write_table(pyarrow.table({"when": [[1], [2]]}), path)
-    with pytest.raises(ValueError, match="column 'when' is of type list.*expected numbers, booleans or words"):
+    with pytest.raises(ValueError, match=r"column 'when' is of type list.*expected numbers, booleans or words"):
         read_table(path)
     path.write_bytes(b"no parquet")
     with pytest.raises(ValueError, match="cannot be read as Parquet"):

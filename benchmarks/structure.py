@@ -230,9 +230,9 @@ MIXTURES = {  # of the ten mechanisms of the paper: eight shifts, inversion, noi
 }
 
 
-def pgmpy(sizes: list[int]) -> dict[str, Any]:
+def pgmpy(sizes: list[int], jobs: list[int]) -> dict[str, Any]:
     """Pgmpy beside the exact tree, with one process and with all cores."""
-    calls = [f"one_pgmpy({size}, {jobs})" for size in sizes for jobs in (1, -1)]
+    calls = [f"one_pgmpy({size}, {number})" for size in sizes for number in jobs]
     return {"rows": [_in_own_process(call) for call in calls]}
 
 

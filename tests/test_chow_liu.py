@@ -103,7 +103,8 @@ def test_the_total_weight_is_pgmpys():
     search = pytest.importorskip("pgmpy.estimators").TreeSearch
     codes = discrete(500, seed=3)
     table = pandas.DataFrame(codes.T, columns=[f"x{index}" for index in range(len(codes))])
-    theirs = search(table, root_node="x0", n_jobs=1).estimate(estimator_type="chow-liu", show_progress=False)
+    theirs = search(table, root_node="x3", n_jobs=1).estimate(estimator_type="chow-liu", show_progress=False)
+    assert len(theirs.edges) == 6  # it leaves the two constant variables, whose edges weigh nothing, out
     total = sum(mutual_info_score(table[a], table[b]) for a, b in theirs.edges)
     assert ChowLiu(kind="discrete").fit(codes.T).total_weight_ == pytest.approx(total, abs=1e-9)
 
@@ -147,7 +148,6 @@ def test_a_forest_drops_what_it_outdoes():
     forest.edges()
     forest.add_tile(slice(0, 3), slice(0, 3), np.array([[0, 5, 3.0], [0, 0, 4], [0, 0, 0]]))
     assert sum(len(edges[2]) for edges in forest._pending) == 2  # (0, 2) at 3 never entered
-    assert forest.components().tolist() == [0, 0, 0]
 
 
 def test_neighbours_are_the_strongest_partners():
@@ -175,7 +175,7 @@ def test_the_approximate_tree_is_nearly_the_exact_one_and_spans():
     assert len(edges & set(zip(first.tolist(), second.tolist()))) >= 0.98 * 149
     np.testing.assert_allclose(weight, pairs.pairs(first, second))  # measured on all rows
     alone = approximate_tree(DiscretePairs(states, np.full(150, 2)), np.random.default_rng(0), neighbours=1)
-    assert len(alone.edges()[2]) == 149  # one candidate each leaves parts, which are joined
+    assert len(alone.edges()[2]) == 149  # one partner each leaves parts, which the sketch's tree joins
 
 
 def test_recovery_grows_with_the_sample():

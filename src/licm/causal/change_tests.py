@@ -48,7 +48,7 @@ def point_mass_change(before: NDArray, after: NDArray) -> Change | None:
     Returns:
         The finding, or None where neither side is a point mass.
     """
-    still_before, still_after = before.min() == before.max(), after.min() == after.max()
+    still_before, still_after = bool(np.all(before == before[0])), bool(np.all(after == after[0]))
     if still_before and still_after:
         return _SAME if before[0] == after[0] else _HARD
     if not (still_before or still_after):

@@ -126,7 +126,9 @@ class Coding:
         found = np.minimum(np.searchsorted(self.labels, known), len(self.labels) - 1)
         new = self.labels[found] != known
         if new.any():
-            raise ValueError(f"data: column {name!r} has the value {known[new][0]!r}, which was not there in fit")
+            raise ValueError(
+                f"data: column {name!r} has the value {known[new][0].item()!r}, which was not there in fit"
+            )
         codes[~gone] = found
         return codes
 

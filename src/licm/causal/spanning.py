@@ -68,13 +68,6 @@ class Forest:
             self._take_tree()
         return self._first, self._second, self._weight
 
-    def components(self) -> Ints:
-        """Returns a component's number for each vertex, [n]."""
-        from scipy.sparse.csgraph import connected_components
-
-        self.edges()
-        return connected_components(self._graph(np.ones(len(self._weight))), directed=False)[1].astype(np.intp)
-
     def _graph(self, values: Floats) -> coo_array:
         return coo_array((values, (self._first, self._second)), shape=(self.size, self.size))
 

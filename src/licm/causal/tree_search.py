@@ -50,10 +50,9 @@ def approximate_tree(
 ) -> Forest:
     """Returns the maximum spanning tree among candidate pairs.
 
-    A sketch, a choice of observations, ranks all pairs; each variable keeps its strongest partners as candidates,
-    which are then weighed on all observations. Where the candidates leave parts unconnected, all pairs of one
-    variable of each smaller part are weighed too. Weights are exact; an edge is missed when neither end has the other
-    among its candidates.
+    A sketch, a choice of observations, ranks all pairs. Candidates are the strongest partners of each variable and the
+    edges of the sketch's own tree, which connect all; they are then weighed on all observations. Weights are exact;
+    an edge is missed when it is no candidate.
 
     Args:
         pairs: The weights.
@@ -66,20 +65,17 @@ def approximate_tree(
         sketch = pairs.some_rows(np.sort(draws.choice(pairs.num_rows, sketch_rows, replace=False)))
     else:
         sketch = pairs
-    candidates = Neighbours(pairs.size, neighbours)
+    near, rough = Neighbours(pairs.size, neighbours), Forest(pairs.size)
     blocks = sketch.blocks(width)
     for index, rows in enumerate(blocks):
         for cols in blocks[index:]:
-            candidates.add_tile(rows, cols, sketch.tile(rows, cols))
-    first, second = candidates.pairs()
+            tile = sketch.tile(rows, cols)
+            near.add_tile(rows, cols, tile)
+            rough.add_tile(rows, cols, tile)
+    candidates = [np.concatenate(ends) for ends in zip(near.pairs(), rough.edges())]
+    first, second = np.divmod(np.unique(candidates[0] * pairs.size + candidates[1]), pairs.size)
     forest = Forest(pairs.size)
     forest.add(first, second, pairs.pairs(first, second))
-    _, member = np.unique(forest.components(), return_index=True)
-    largest = np.bincount(forest.components()).argmax()
-    for vertex in np.delete(member, largest).tolist():
-        others = np.delete(np.arange(pairs.size), vertex)
-        first, second = np.minimum(vertex, others), np.maximum(vertex, others)
-        forest.add(first, second, pairs.pairs(first, second))
     return forest
 
 

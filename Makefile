@@ -1,15 +1,16 @@
-# Two commands, each doing all its own set-up: `make run` and `make test`.
+# Commands that do all their own set-up: `make run`, `make test`, `make docs`.
 
 PYTHON ?= python3
 RUN ?= runs/$(shell date +%Y%m%d-%H%M%S)
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: run test clean
+.PHONY: run test docs clean
 
-run: $(READY)  ## Train on the embedded digits and say what was achieved.
+run: $(READY)  ## Train on the embedded digits, say what was achieved, and draw it.
 	$(BIN)/python -m licm train --out $(RUN)
 	$(BIN)/python -m licm evaluate $(RUN)
+	$(BIN)/python -m licm report $(RUN)
 
 test: $(READY)  ## Lint, types, tests.
 	$(BIN)/python -m ruff check .
@@ -17,11 +18,15 @@ test: $(READY)  ## Lint, types, tests.
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest
 
+docs: $(READY)  ## Build the documentation into docs/_build/html, without a network.
+	$(BIN)/python -m sphinx build --fail-on-warning --quiet docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("licm needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	touch $(READY)
 
 clean:  ## Remove the environment and caches; runs stay.
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build docs/api

@@ -62,7 +62,7 @@ def make_table() -> str:
         "official test digits that no choice was made on; no seed is left out of the range. What the columns are:",
         "[measures](../measures.md). Seconds are wall clock on a shared machine and include validation; accuracy is",
         "that of a classifier trained on the run's own clean digits. The same seed on another number of threads is",
-        "another run: `default`, seed 0, on two threads gave matched share 0.9845 where one thread gave 0.9995.",
+        "another run.",
         "",
         "The records of `default` were written by `python -m benchmarks.core run`. Those of `paper-mnist` are from",
         "runs trained at an early commit, whose run folders were brought into today's layout (names of tensors and",

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from licm.downloads import SHA256
 from licm.seeding import generator
-from licm.sources import EMBEDDED_FILE, SHA256, ImageSet, checksum_arrays, load_idx_folder
+from licm.sources import EMBEDDED_FILE, ImageSet, checksum_arrays, load_idx_folder
 
 SEED = 0
 TRAIN_PARTS = {"canonical": 10_000, "to_transform": 10_000, "validation": 1_000}

@@ -43,7 +43,16 @@ def test_each_save_keeps_the_one_before_and_nothing_else(tmp_path):
     assert step_in(tmp_path) == 2
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"\xff" * len(b)])
+DAMAGES = {
+    "cut": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "overwritten": lambda content: b"\xff" * len(content),
+    "a bit of a tensor": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+    "a digit of the state": lambda content: content.replace(b"step", b"stop"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_checkpoint_gives_way_to_the_previous_which_is_named(tmp_path, caplog, damage):
     saved(tmp_path, step=1)
     saved(tmp_path, step=2)
@@ -65,7 +74,7 @@ def test_a_failed_save_leaves_a_whole_checkpoint(tmp_path, monkeypatch, call):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, call, no_space)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="cannot be written: no space left on device; the one before is whole"):
         saved(tmp_path, step=2)
     monkeypatch.undo()
     assert step_in(tmp_path) == 1

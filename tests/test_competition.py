@@ -4,7 +4,7 @@ The bugs are those seen in other implementations: a check that passes on one of 
 """
 
 from collections.abc import Callable
-from itertools import product
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -14,11 +14,13 @@ from torch import Tensor
 
 from licm.competition import (
     Competition,
+    attention,
     choose_outputs,
     choose_winners,
     compete,
     discriminator_loss,
-    draw_losers,
+    draw_attended,
+    draw_others,
     gradient_penalty,
     output_weights,
 )
@@ -104,8 +106,8 @@ def check_discriminator_learns_from_losers(competition: Competition) -> None:
     losses = []
     for each in (outputs, others):
         competition.discriminator.load_state_dict(state)
-        winners = torch.zeros(6, dtype=torch.int64)
-        losses.append(competition._update_discriminator(bars(6), each, winners, generator(0, "losers"))[0])
+        logits = torch.tensor([[5.0], [0.0], [0.0]]).expand(3, 6)
+        losses.append(competition._update_discriminator(bars(6), each, logits, generator(0, "losers"))[0])
     assert abs(losses[0] - losses[1]) > 1e-6
 
 
@@ -157,8 +159,8 @@ def stepping_inside_the_loop(self: Competition, transformed: Tensor, outputs: li
     return 0.0
 
 
-def discriminator_sees_winners_only(winners, num_experts, objective, draws):
-    return winners[None], torch.ones(1)
+def discriminator_sees_winners_only(objective, logits):
+    return F.one_hot(choose_winners(logits), len(logits)).T.float()
 
 
 def transforming_twice(self: Competition, transformed: Tensor) -> list[Tensor]:
@@ -168,9 +170,9 @@ def transforming_twice(self: Competition, transformed: Tensor) -> list[Tensor]:
 
 
 def test_the_discriminator_learns_from_losers_and_the_check_catches_winners_only(monkeypatch):
-    for objective, samples in (("all_experts", None), ("winner_weighted", 1)):
+    for objective, samples in (("all_experts", None), ("winner_weighted", 1), ("score_weighted", 1)):
         check_discriminator_learns_from_losers(small_competition(objective=objective, loser_samples=samples))
-    monkeypatch.setattr("licm.competition.choose_outputs", discriminator_sees_winners_only)
+    monkeypatch.setattr("licm.competition.output_weights", discriminator_sees_winners_only)
     with pytest.raises(AssertionError):
         check_discriminator_learns_from_losers(small_competition())
 
@@ -179,7 +181,10 @@ def test_the_discriminator_learns_from_losers_and_the_check_catches_winners_only
 
 
 @pytest.mark.parametrize("normalization", ["batch", "none"])
-@pytest.mark.parametrize(("objective", "samples", "gamma"), [("all_experts", None, 0.0), ("winner_weighted", 1, 1.0)])
+@pytest.mark.parametrize(
+    ("objective", "samples", "gamma"),
+    [("all_experts", None, 0.0), ("winner_weighted", 1, 1.0), ("score_weighted", 1, 1.0)],
+)
 def test_only_winners_learn(normalization, objective, samples, gamma):
     def fresh() -> Competition:
         return small_competition(
@@ -247,41 +252,81 @@ def test_a_tie_has_one_winner():
     assert all(torch.equal(a, b) for a, b in zip(before[1], weights_of(competition)[1]))
 
 
-@pytest.mark.parametrize("objective", ["all_experts", "winner_weighted"])
-@pytest.mark.parametrize("samples", [1, 2, None])
-@pytest.mark.parametrize("num_experts", [1, 2, 4])
-def test_the_estimators_mean_over_its_draws_is_the_declared_objective(objective, samples, num_experts):
-    """Enumerates every draw of losers; each expert's mean weight must be the objective's, and positive."""
-    winners = torch.arange(num_experts)
-    losers = num_experts - 1
-    if samples is None or samples >= losers:
-        draws_of_one = [None]
-    else:
-        draws_of_one = [d for d in product(range(losers), repeat=samples) if len(set(d)) == samples]
-    total = torch.zeros(num_experts, num_experts, dtype=torch.float64)  # [expert, image]
-    for draw in draws_of_one:
-        draws = None if draw is None else torch.tensor(draw)[:, None].expand(-1, num_experts)
-        chosen, weights = choose_outputs(winners, num_experts, objective, draws)
-        total.scatter_add_(0, chosen, weights.double()[:, None].expand_as(chosen))
-    mean = (total / len(draws_of_one)).numpy()
-    if objective == "all_experts" or num_experts == 1:
-        expected = np.full((num_experts, num_experts), 1 / num_experts)
-    else:
-        expected = np.full((num_experts, num_experts), 0.5 / losers)
-        np.fill_diagonal(expected, 0.5)
-    np.testing.assert_allclose(mean, expected, rtol=1e-6)
+LOGITS = torch.tensor([[2.0, 0.5, -1.0], [-1.0, 0.5, 3.0], [0.0, 0.2, -2.0], [1.0, -3.0, 0.0]], dtype=torch.float64)
 
 
-def test_losers_are_drawn_evenly_and_without_replacement():
-    draws = draw_losers(6000, 4, 2, generator(0, "test"))
+def declared_weights(objective: str, logits: np.ndarray) -> np.ndarray:
+    """The weights of the objectives as docs/method.md states them, expert by expert and image by image."""
+    num_experts, n = logits.shape
+    weights = np.zeros_like(logits)
+    for image in range(n):
+        odds = np.exp(logits[:, image])
+        for expert in range(num_experts):
+            if objective == "all_experts":
+                weights[expert, image] = 1 / num_experts
+            elif objective == "winner_weighted":
+                won = expert == logits[:, image].argmax()
+                weights[expert, image] = 0.5 if won else 0.5 / (num_experts - 1)
+            else:
+                share = odds[expert] / odds.sum()
+                weights[expert, image] = 0.5 * share + 0.5 * (1 - share) / (num_experts - 1)
+    return weights
+
+
+@pytest.mark.parametrize("objective", ["all_experts", "winner_weighted", "score_weighted"])
+def test_weights_are_the_declared_objectives(objective):
+    weights = output_weights(objective, LOGITS)
+    np.testing.assert_allclose(weights.numpy(), declared_weights(objective, LOGITS.numpy()), rtol=1e-12)
+    assert (weights > 0).all()
+    assert output_weights(objective, LOGITS[:1]).tolist() == [[1.0, 1.0, 1.0]], "one expert has all the weight"
+
+
+def test_experts_that_do_the_same_work_share_the_attention():
+    """Winning by a hair must not turn D on the winner: (3'') is continuous where two outputs score alike."""
+    logits = torch.tensor([[3.0, 3.0], [3.0 + 1e-6, 3.0 - 1e-6], [-3.0, -3.0]])
+    tied = output_weights("score_weighted", logits)
+    assert torch.allclose(tied[0], tied[1], atol=1e-6)
+    winner = output_weights("winner_weighted", logits)
+    assert (winner[0] - winner[1]).tolist() == pytest.approx([-0.25, 0.25])
+
+
+@pytest.mark.parametrize("objective", ["all_experts", "winner_weighted", "score_weighted"])
+@pytest.mark.parametrize("samples", [1, 2, 3])
+def test_the_estimators_mean_over_its_draws_is_the_declared_objective(objective, samples):
+    """Enumerates every draw with its probability; each expert's mean weight must be the objective's, and positive."""
+    num_experts, n = LOGITS.shape
+    orders = list(permutations(range(num_experts - 1), samples))
+    mean = torch.zeros_like(LOGITS)
+    for expert, probability in enumerate(attention(objective, LOGITS)):
+        for order in orders:
+            draws = torch.tensor(order)[:, None].expand(-1, n)
+            chosen, weights = choose_outputs(objective, num_experts, torch.full((n,), expert), draws)
+            mean.scatter_add_(0, chosen, weights.double()[:, None] * probability / len(orders))
+    np.testing.assert_allclose(mean.numpy(), declared_weights(objective, LOGITS.numpy()), rtol=1e-6)
+    assert (mean > 0).all()
+
+
+def test_the_attended_are_drawn_by_their_attention():
+    probabilities = torch.tensor([0.7, 0.0, 0.1, 0.2])
+    drawn = draw_attended(probabilities[:, None].expand(-1, 10_000), generator(0, "test"))
+    counts = torch.bincount(drawn, minlength=4).double()
+    # Standard deviation of a count below 50; six of them.
+    assert (counts - 10_000 * probabilities).abs().max() < 6 * 50
+    assert counts[1] == 0
+    winners = choose_winners(LOGITS)
+    assert draw_attended(attention("winner_weighted", LOGITS), generator(0, "test")).equal(winners)
+
+
+def test_others_are_drawn_evenly_and_without_replacement():
+    draws = draw_others(6000, 4, 2, generator(0, "test"))
     assert draws.shape == (2, 6000)
     assert (draws[0] != draws[1]).all()
     counts = torch.bincount(draws.flatten(), minlength=3).double()
-    # 12,000 draws over 3 losers: standard deviation of a count below 52; six of them.
+    # 12,000 draws over 3 others: standard deviation of a count below 52; six of them.
     assert (counts - 4000).abs().max() < 6 * 52
 
 
-@pytest.mark.parametrize("objective", ["all_experts", "winner_weighted"])
+@pytest.mark.parametrize("objective", ["all_experts", "winner_weighted", "score_weighted"])
 def test_discriminator_learns_from_all_experts_as_declared(objective):
     """The loss of a step equals the objective written out in NumPy over every expert's output."""
     competition = small_competition(objective=objective)
@@ -291,9 +336,7 @@ def test_discriminator_learns_from_all_experts_as_declared(objective):
         on_fake = torch.stack([competition.discriminator(out) for out in competition.bank(images)]).double().numpy()
         on_real = competition.discriminator(real).double().numpy()
     sigmoid = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
-    winner_weight, losers_weight = output_weights(objective, 3)
-    weights = np.full((3, 6), losers_weight / 2)
-    weights[on_fake.argmax(axis=0), np.arange(6)] = winner_weight
+    weights = declared_weights(objective, on_fake)
     expected = -np.log(sigmoid(on_real)).mean() - (weights * np.log(1 - sigmoid(on_fake))).sum(axis=0).mean()
     record = competition.step(real, images, generator(0, "test"))
     assert record.discriminator_loss == pytest.approx(expected, rel=1e-5)
@@ -304,7 +347,7 @@ def test_discriminator_learns_from_all_experts_as_declared(objective):
 
 
 def test_discriminator_loss_known_answer():
-    loss = discriminator_loss(torch.zeros(4), torch.zeros(3, 5), torch.tensor([0.5, 0.25, 0.25]))
+    loss = discriminator_loss(torch.zeros(4), torch.zeros(3, 5), torch.tensor([[0.5], [0.25], [0.25]]))
     assert loss.item() == pytest.approx(2 * np.log(2))
 
 
@@ -350,7 +393,7 @@ def test_compete_uses_running_statistics_and_leaves_them():
 
 def test_experts_separate_two_mechanisms_on_bars():
     """The whole method on a problem with a known answer: inverted and plain bars go to different experts."""
-    competition = small_competition(num_experts=2, objective="winner_weighted", r1_gamma=1.0)
+    competition = small_competition(num_experts=2, objective="score_weighted", r1_gamma=1.0)
     for step in range(150):
         canonical, originals = bars(16, seed=2 * step), bars(16, seed=2 * step + 1)
         mixed = torch.cat([1 - originals[:8], originals[8:].roll(2, dims=-1)])

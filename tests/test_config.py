@@ -60,6 +60,10 @@ def test_a_config_is_frozen():
         ({"discriminator.widths": [-1]}, "input should be greater than or equal to 1, got -1"),
         ({"training.betas": [2, 0.9]}, "input should be less than 1, got 2"),
         ({"identity.start": "analytic"}, "identity.start 'analytic' needs experts.head 'residual'"),
+        (
+            {"experts.architecture": "convolution"},
+            "architecture 'convolution': did you mean 'convolutional'",
+        ),
         ({"preset": "paper"}, "preset: choose it by itself"),
         ({"mechanisms": []}, "at least one mechanism is needed"),
         ({"training.learning_rate": float("nan")}, "'training.learning_rate': input should be"),

@@ -164,7 +164,10 @@ def test_bad_arguments(arguments, message):
 
 
 def test_images_of_different_shape_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"data.transformed: images \[c, h, w\] are \(1, 9, 9\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"like those of data.canonical, 8x8 px grey, got 9x9 px grey",
+    ):
         load_training_data(
             source="embedded",
             mechanisms="paper",

@@ -1,37 +1,86 @@
 """What the pages promise: code that runs, a results page made from its records, settings that exist."""
 
 import re
+import shlex
+import sys
+from contextlib import suppress
 from pathlib import Path
+from unittest import SkipTest
+from unittest.mock import patch
 
+import pytest
 from benchmarks import core
+from PIL import Image
+from sybil import Example, Sybil
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
-import licm
-from licm.config import Config
+from licm.cli import main
+from licm.config import PRESETS, Config
 from licm.mechanisms import MECHANISM_SETS, MECHANISMS
+from licm.models import EXPERTS
+from tests.commands import licm as typed
+from tests.problems import bars
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [
+    ROOT / "README.md",
+    *(page for folder in (".", "howto", "results") for page in sorted((DOCS / folder).glob("*.md"))),
+]
 
 
-def test_the_readmes_python_runs(tmp_path, monkeypatch, small_config):
-    """As written, but for the size of the run."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert len(blocks) == 2
-    real = licm.config.make_config
-
-    def small(preset, overrides):
-        assert real(preset, overrides=overrides).preset == "default"
-        return small_config
-
-    monkeypatch.setattr(licm, "make_config", small, raising=False)
+@pytest.fixture
+def workshop(tmp_path, monkeypatch, small_config) -> Path:
+    """A directory to work in: small presets, a folder of clean images and one of damaged ones."""
+    small = small_config.model_dump(exclude={"preset"})
+    for name in PRESETS:
+        monkeypatch.setitem(PRESETS, name, small)
+    for registry in (EXPERTS, MECHANISMS):
+        for name in ("unet", "veil"):
+            monkeypatch.setitem(registry, name, None)  # put back as it was, whatever a page registers
+            monkeypatch.delitem(registry, name)
+    for folder, images in (("clean", bars(20)), ("damaged", 1 - bars(20, seed=1))):
+        (tmp_path / folder).mkdir()
+        for index, image in enumerate(images):
+            Image.fromarray((image[0] * 255).byte().numpy()).save(tmp_path / folder / f"{index}.png")
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    exec(blocks[0], names)
-    names["images"] = licm.load_training_data(
-        source=small_config.data.source, mechanisms=["invert"], seed=0
-    ).transformed
-    exec(blocks[1], names)
-    assert names["restored"].shape == names["images"].shape
+    return tmp_path
+
+
+def run_commands(example: Example) -> None:
+    """Runs the lines of a console block, which are commands of this library and must succeed.
+
+    A transcript, with `$ ` before the commands and their output between, is for a test of its own.
+    """
+    if example.parsed.startswith("$ "):
+        return
+    for line in example.parsed.splitlines():
+        words = shlex.split(line, comments=True)
+        assert words[0] == "licm", f"{line}: only licm is run; skip the block, with a reason"
+        with patch.object(sys, "argv", words), pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code in (None, 0), line
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```" in page.read_text()], ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs(page, workshop):
+    """As written, from the top, but for the size of the runs."""
+    parsers = [PythonCodeBlockParser(), CodeBlockParser("console", run_commands), SkipParser()]
+    document = Sybil(parsers).parse(page)
+    document.namespace["images"] = bars(5)
+    for example in document.examples():
+        with suppress(SkipTest):
+            example.evaluate()
+
+
+def test_every_block_is_run_or_is_said_to_be_something_else():
+    for page in PAGES:
+        kinds = re.findall(r"^```(\S*)\n(?=.)", page.read_text(), flags=re.MULTILINE)
+        opened = [kind for kind in kinds if kind]
+        assert set(opened) <= {"python", "console", "text", "{toctree}"}, page.name
+        assert len(re.findall(r"^```$", page.read_text(), flags=re.MULTILINE)) == len(opened), page.name
+        for skipped in re.findall(r"<!-- skip.*", page.read_text()):
+            assert re.fullmatch(r'<!-- skip: next ".+" -->', skipped), f"{page.name}: a reason for {skipped}"
 
 
 def test_the_results_page_is_what_its_records_say():
@@ -55,4 +104,16 @@ def test_settings_named_in_the_pages_exist():
 def test_links_between_pages_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+            made = target.startswith("api/")  # by `make docs`, which checks it
+            assert made or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_what_the_page_on_the_command_line_shows_is_what_is_printed():
+    """Where the output depends on nothing but the code."""
+    blocks = re.findall(r"```console\n(.*?)```", (ROOT / "docs" / "command-line.md").read_text(), flags=re.DOTALL)
+    shown = [part.split("\n", 1) for block in blocks for part in block.removeprefix("$ ").split("\n$ ")]
+    checked = [(command, text) for command, text in shown if re.match("licm (presets|mechanisms|trian)", command)]
+    assert len(checked) == 4
+    for command, text in checked:
+        done = typed(*command.split()[1:])
+        assert (done.stdout + done.stderr).strip() == text.strip()

@@ -154,7 +154,7 @@ def test_chain_applies_left_to_right_and_inverts_right_to_left():
     ("text", "message"),
     [
         ("inver", r"unknown mechanism 'inver': did you mean 'invert'\?"),
-        ("shift(dz=1)", r"unknown parameter of mechanism 'shift' 'dz'.*Valid: dx, dy"),
+        ("shift(dz=1)", r"mechanism 'shift': unknown parameter 'dz'.*Valid: dx, dy"),
         ("shift(dx='a')", "dx must be a finite number, got 'a'"),
         ("shift(dx=True)", "dx must be a finite number, got True"),
         ("blur(sigma=1e999)", "sigma must be a finite number, got inf"),

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from licm import sources
+from licm import downloads, sources
 from licm.sources import (
     EMBEDDED_FILE,
     EMBEDDED_SHA256,
@@ -44,13 +44,13 @@ DATA = os.environ.get("LICM_DATA_DIR")
 
 
 def has_data(name: str) -> bool:
-    return bool(DATA) and any(Path(DATA, place).is_dir() for place in sources.FOLDERS[name][:2])
+    return bool(DATA) and any(Path(DATA, place).is_dir() for place in downloads.FOLDERS[name][:2])
 
 
 needs_mnist = pytest.mark.skipif(not has_data("mnist"), reason="LICM_DATA_DIR has no MNIST")
 needs_omniglot = pytest.mark.skipif(not has_data("omniglot"), reason="LICM_DATA_DIR has no Omniglot")
 needs_fashion = pytest.mark.skipif(
-    not Path(sources.FOLDERS["fashion-mnist"][-1]).is_dir(), reason="dataset-fashion-mnist not installed"
+    not Path(downloads.FOLDERS["fashion-mnist"][-1]).is_dir(), reason="dataset-fashion-mnist not installed"
 )
 
 
@@ -218,16 +218,19 @@ GOOD_IDX = pack_idx(np.arange(24, dtype=np.uint8).reshape(2, 3, 4))
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "expected the header of an IDX file of bytes, 000008.., got nothing"),
-        (b"\0\0\x0d\x03" + GOOD_IDX[4:], "expected the header of an IDX file of bytes, 000008.., got 00000d03"),
-        (b"\0\0\x08\x00", "expected the header .* got 00000800"),
-        (GOOD_IDX[:10], "expected the header .* got 00000803000000020000$"),
-        (GOOD_IDX[:-1], r"expected 24 bytes for 1 to 4 sizes \[2, 3, 4\], got 23"),
-        (GOOD_IDX + b"x", r"expected 24 bytes for 1 to 4 sizes \[2, 3, 4\], got 25"),
-        (pack_idx(np.zeros((0, 2**20), np.uint8)), r"expected 0 bytes for 1 to 4 sizes \[0, 1048576\], got 0"),
-        (pack_idx(np.zeros((1,) * 40, np.uint8)), r"expected 1 bytes for 1 to 4 sizes \[1, 1, .*, got 1"),
-        (gzip.compress(GOOD_IDX)[:-12], "expected a readable file, got EOFError"),
-        (gzip.compress(GOOD_IDX)[:-8] + bytes(8), "expected a readable file, got BadGzipFile"),
+        (b"", "not an IDX file of bytes: expected it to begin with 000008, got nothing"),
+        (b"\0\0\x0d\x03" + GOOD_IDX[4:], "not an IDX file of bytes: expected it to begin with 000008, got 00000d03"),
+        (b"\0\0\x08\x00", "not an IDX file of bytes: .* got 00000800"),
+        (GOOD_IDX[:10], "not an IDX file of bytes: .* got 00000803000000020000$"),
+        (GOOD_IDX[:-1], r"damaged: its header states 1 to 4 sizes \[2, 3, 4\], 24 bytes, got 23"),
+        (GOOD_IDX + b"x", r"damaged: its header states 1 to 4 sizes \[2, 3, 4\], 24 bytes, got 25"),
+        (
+            pack_idx(np.zeros((0, 2**20), np.uint8)),
+            r"damaged: its header states 1 to 4 sizes \[0, 1048576\], 0 bytes, got 0",
+        ),
+        (pack_idx(np.zeros((1,) * 40, np.uint8)), r"damaged: .* sizes \[1, 1, .*, 1 bytes, got 1"),
+        (gzip.compress(GOOD_IDX)[:-12], "cannot be read: damaged, .*Compressed file ended"),
+        (gzip.compress(GOOD_IDX)[:-8] + bytes(8), "cannot be read: damaged, .*CRC check failed"),
     ],
 )
 def test_read_idx_refuses(content: bytes, message: str, tmp_path: Path) -> None:
@@ -237,7 +240,7 @@ def test_read_idx_refuses(content: bytes, message: str, tmp_path: Path) -> None:
 
 
 def test_read_idx_names_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="absent: expected a readable file, got FileNotFoundError"):
+    with pytest.raises(ValueError, match="absent: cannot be read: no such file or directory"):
         read_idx(tmp_path / "absent")
 
 
@@ -320,8 +323,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, with no existing copy in reach and no proxy in between."""
     monkeypatch.delenv("LICM_DATA_DIR", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setitem(sources.FOLDERS, "fashion-mnist", ("fashion-mnist",))
-    monkeypatch.setattr(sources.pooch, "os_cache", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setitem(downloads.FOLDERS, "fashion-mnist", ("fashion-mnist",))
+    monkeypatch.setattr(downloads.pooch, "os_cache", lambda name: tmp_path / "cache" / name)
     return tmp_path / "cache" / "licm"
 
 
@@ -332,8 +335,8 @@ def small_mnist(
     """Small files stand for MNIST's; the first mirror has nothing, the second has them all."""
     hashes = {name: sha256(content) for name, content in idx_contents.items()}
     for name in ("mnist", "fashion-mnist"):
-        monkeypatch.setitem(sources.SHA256, name, hashes)
-        monkeypatch.setitem(sources.MIRRORS, name, (f"{mirror.url}/empty/", f"{mirror.url}/full/"))
+        monkeypatch.setitem(downloads.SHA256, name, hashes)
+        monkeypatch.setitem(downloads.MIRRORS, name, (f"{mirror.url}/empty/", f"{mirror.url}/full/"))
     mirror.files.update({f"/full/{name}.gz": gzip.compress(content) for name, content in idx_contents.items()})
     return idx_contents
 
@@ -380,7 +383,7 @@ def test_wrong_download_is_refused_and_not_cached(
 def test_no_mirror_answers(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]  # nobody listens there once this is closed
-    monkeypatch.setitem(sources.MIRRORS, "mnist", (f"http://127.0.0.1:{port}/", f"http://127.0.0.1:{port}/b/"))
+    monkeypatch.setitem(downloads.MIRRORS, "mnist", (f"http://127.0.0.1:{port}/", f"http://127.0.0.1:{port}/b/"))
     with pytest.raises(ConnectionError, match=r"LICM_DATA_DIR can name.*ConnectionError.*ConnectionError"):
         load_mnist()
 
@@ -469,11 +472,11 @@ def test_load_omniglot_resizes_by_area(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"not a zip", "bad.zip: expected a readable file, got BadZipFile"),
+        (b"not a zip", "bad.zip: cannot be read: damaged, .*File is not a zip file"),
         (omniglot_zip({}), r"bad.zip: expected .../alphabet/character/drawing.png in the zip, got none"),
         (omniglot_zip({"A/c/1": np.full((105, 105), 255, np.uint8)}), "A/c/1.png: expected 105x105 with ink, got"),
         (omniglot_zip({"A/c/1": np.zeros((20, 20), np.uint8)}), r"expected 105x105 with ink, got \(20, 20\)"),
-        (omniglot_zip({"A/c/1": drawing()}).replace(b"IDAT", b"IDAx", 1), "bad.zip: set/A/c/1.png: expected a read"),
+        (omniglot_zip({"A/c/1": drawing()}).replace(b"IDAT", b"IDAx", 1), "bad.zip: set/A/c/1.png: cannot be read"),
     ],
 )
 def test_load_omniglot_refuses(content: bytes, message: str, tmp_path: Path) -> None:
@@ -486,8 +489,8 @@ def test_omniglot_is_found_or_downloaded(
     mirror: Mirror, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = omniglot_zip({"Arc/character01/1_1": drawing()})
-    monkeypatch.setitem(sources.SHA256, "omniglot", {OMNIGLOT_FILE: sha256(content)})
-    monkeypatch.setitem(sources.MIRRORS, "omniglot", (f"{mirror.url}/",))
+    monkeypatch.setitem(downloads.SHA256, "omniglot", {OMNIGLOT_FILE: sha256(content)})
+    monkeypatch.setitem(downloads.MIRRORS, "omniglot", (f"{mirror.url}/",))
     mirror.files[f"/{OMNIGLOT_FILE}"] = content
     for _ in range(2):
         assert load_omniglot().label_names == ("Arc",)
@@ -574,12 +577,12 @@ def test_image_folder_refuses_different_sizes(tmp_path: Path) -> None:
 
 
 def test_image_folder_refuses_missing_and_empty(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="absent: expected a readable file, got FileNotFoundError"):
+    with pytest.raises(ValueError, match="absent: cannot be read: no such file or directory"):
         load_image_folder(tmp_path / "absent")
     (tmp_path / "notes.txt").write_text("not an image")
     with pytest.raises(ValueError, match=r"expected images \(.png .jpg .*\), got a folder with none"):
         load_image_folder(tmp_path)
-    with pytest.raises(ValueError, match=r"notes.txt: expected a readable file, got NotADirectoryError"):
+    with pytest.raises(ValueError, match=r"notes.txt: cannot be read: not a directory"):
         load_image_folder(tmp_path / "notes.txt")
 
 
@@ -588,7 +591,7 @@ def test_image_folder_refuses_what_it_may_not_list(tmp_path: Path, monkeypatch: 
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(os, "scandir", refuse)  # as root, file modes would not do
-    with pytest.raises(ValueError, match="expected a readable file, got PermissionError"):
+    with pytest.raises(ValueError, match="cannot be read: permission denied"):
         load_image_folder(tmp_path)
 
 
@@ -599,17 +602,17 @@ def test_image_folder_names_a_truncated_image(kind: str, kept: float, tmp_path: 
     Image.fromarray(RNG.integers(0, 256, (40, 40, 3), np.uint8)).save(whole, kind)
     bad = tmp_path / f"bad.{kind.lower()}"
     bad.write_bytes(whole.getvalue()[: int(kept * len(whole.getvalue()))])
-    with pytest.raises(ValueError, match=rf"{bad.name}: expected a readable file, got"):
+    with pytest.raises(ValueError, match=rf"{bad.name}: cannot be read: "):
         load_image_folder(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("image", "got"),
     [
-        (Image.fromarray(GREY.astype(np.uint16)), "mode I;16, 1 frame"),
-        (Image.fromarray(GREY.astype(np.float32)), "mode F, 1 frame"),
-        (Image.fromarray(COLOUR).convert("CMYK"), "mode CMYK, 1 frame"),
-        (Image.fromarray(np.dstack([COLOUR, GREY])), "mode RGBA, 1 frame"),
+        (Image.fromarray(GREY.astype(np.uint16)), "mode I;16"),
+        (Image.fromarray(GREY.astype(np.float32)), "mode F"),
+        (Image.fromarray(COLOUR).convert("CMYK"), "mode CMYK"),
+        (Image.fromarray(np.dstack([COLOUR, GREY])), "transparent pixels"),
     ],
 )
 def test_image_folder_refuses_other_modes(image: Image.Image, got: str, tmp_path: Path) -> None:
@@ -620,7 +623,7 @@ def test_image_folder_refuses_other_modes(image: Image.Image, got: str, tmp_path
 
 def test_image_folder_refuses_several_frames(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / "bad.tif", save_all=True, append_images=[Image.fromarray(GREY)])
-    with pytest.raises(ValueError, match=r"bad.tif: expected an opaque 8-bit image, got mode L, 2 frame\(s\)"):
+    with pytest.raises(ValueError, match=r"bad.tif: expected an opaque 8-bit image, got 2 frames"):
         load_image_folder(tmp_path)
 
 
@@ -667,12 +670,12 @@ IMAGES = np.zeros((2, 5, 4), np.uint8)
         ({"images": np.zeros((2, 5, 4, 3), np.uint8)}, r"\[n, 1 or 3, h, w\], not empty, got \[2, 5, 4, 3\]"),
         ({"images": IMAGES.astype(np.int64)}, "expected uint8 or floating-point, got int64"),
         ({"images": IMAGES.astype("U3")}, "expected uint8 or floating-point, got <U3"),
-        ({"images": IMAGES + np.nan}, r"expected values in \[0, 1\], got from nan to nan"),
-        ({"images": IMAGES - 0.5}, r"expected values in \[0, 1\], got from -0.5 to -0.5"),
-        ({"images": IMAGES + 255.0}, r"expected values in \[0, 1\], got from 255 to 255"),
+        ({"images": IMAGES + np.nan}, r"expected values in \[0, 1\], got NaN"),
+        ({"images": IMAGES - 0.5}, r"expected values in \[0, 1\], got values from -0.5 to -0.5"),
+        ({"images": IMAGES + 255.0}, r"expected values in \[0, 1\], got values from 255 to 255"),
         ({"images": IMAGES, "labels": np.zeros(3, int)}, r"expected 2 integer labels, got int64 \(3,\)"),
         ({"images": IMAGES, "labels": np.zeros(2)}, r"expected 2 integer labels, got float64 \(2,\)"),
-        ({"images": np.array([None, {}])}, "bad.npz: expected a readable file, got ValueError.*allow_pickle"),
+        ({"images": np.array([None, {}])}, "bad.npz: images.npy: cannot be read: .*allow_pickle"),
     ],
 )
 def test_load_npz_refuses(arrays: dict[str, np.ndarray], message: str, tmp_path: Path) -> None:
@@ -688,14 +691,14 @@ def npz_content(array: np.ndarray) -> bytes:
 
 
 def test_load_npz_refuses_other_files(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"absent.npz: expected a readable file, got FileNotFoundError"):
+    with pytest.raises(ValueError, match=r"absent.npz: cannot be read: no such file or directory"):
         load_npz(tmp_path / "absent.npz")
     (tmp_path / "cut.npz").write_bytes(npz_content(IMAGES)[:-30])
-    with pytest.raises(ValueError, match=r"cut.npz: expected a readable file, got BadZipFile"):
+    with pytest.raises(ValueError, match=r"cut.npz: cannot be read: damaged, .*File is not a zip file"):
         load_npz(tmp_path / "cut.npz")
     with (tmp_path / "array.npz").open("wb") as file:
         np.save(file, IMAGES)
-    with pytest.raises(ValueError, match=r"array.npz: expected a readable file, got BadZipFile"):
+    with pytest.raises(ValueError, match=r"array.npz: cannot be read: damaged, or not of the kind expected"):
         load_npz(tmp_path / "array.npz")
 
 
@@ -724,12 +727,12 @@ def test_load_images_tells_the_kinds_apart(tmp_path: Path) -> None:
 
 
 def test_load_images_refuses(tmp_path: Path) -> None:
-    understood = "expected a folder of images, a .npz or an IDX file of images, got neither"
+    understood = "expected a folder of images, a .npz file or an IDX file of images, got another file"
     for name, content in {"labels": pack_idx(GREY[0]), "notes.txt": b"text", "empty": b""}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=rf"{name}: {understood}"):
             load_images(tmp_path / name)
     with pytest.raises(ValueError, match=f"one.png: {understood}"):
         load_images(save(tmp_path / "one.png", GREY))
-    with pytest.raises(ValueError, match="absent: expected a readable file, got FileNotFoundError"):
+    with pytest.raises(ValueError, match="absent: cannot be read: no such file or directory"):
         load_images(tmp_path / "absent")

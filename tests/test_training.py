@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from licm import checkpoint as files
+from licm import training
+from licm.classifier import accuracy, train_classifier
 from licm.config import Config, make_config
 from licm.datasets import TrainingData, load_training_data, make_mixture
 from licm.mechanisms import parse_mechanisms
-from licm.run import load_run
+from licm.run import load_run, restore_images
 from licm.seeding import generator
 from licm.sources import ImageSet
 from licm.training import train
@@ -31,6 +33,9 @@ SMALL = {
     "revival.idle_below": 0.99,
     "revival.overloaded_above": 1.01,
 }
+
+
+BOUNDS = ("accuracy_clean", "accuracy_transformed")
 
 
 def small_config(**changes: Any) -> Config:
@@ -178,7 +183,7 @@ def test_raising_the_limit_of_a_run_without_decay_continues_it(tmp_path):
 @pytest.mark.parametrize("changes", [{"seed": 3}, {"training__steps": 9}])
 def test_resuming_with_another_configuration_is_refused(tmp_path, changes):
     train(small_config(), tmp_path / "run", data=small_data())
-    with pytest.raises(ValueError, match="was started with another configuration"):
+    with pytest.raises(ValueError, match=r"another configuration: (seed|training.steps) differ"):
         train(small_config(**changes), tmp_path / "run", data=small_data(), resume=True)
 
 
@@ -219,6 +224,44 @@ def test_validation_itself_changes_no_bit(tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def labelled_data(bars_file: Path) -> TrainingData:
+    return load_training_data(source=str(bars_file), mechanisms=SMALL["mechanisms"], seed=0)
+
+
+def test_the_history_judges_restored_images_by_a_classifier_of_clean_ones(tmp_path, bars_file):
+    data = labelled_data(bars_file)
+    run = train(small_config(), tmp_path / "run", data=data)
+    history = files.read_history(tmp_path / "run")
+    (bounds,) = [r for r in history if r["kind"] == "judge"]
+    last = [r for r in history if r["kind"] == "validation"][-1]
+    judge, seen = train_classifier(data.canonical, data.labels), data.validation
+    right = lambda images: accuracy(judge, images, seen.labels)  # noqa: E731
+    assert (bounds["accuracy_clean"], bounds["accuracy_transformed"]) == (right(seen.originals), right(seen.images))
+    assert last["accuracy_restored"] == right(restore_images(run, seen.images)[2])
+
+
+def test_labels_cannot_reach_training(tmp_path, bars_file):
+    """Other labels, or none, change the accuracies that are recorded and no bit of the run."""
+    data = labelled_data(bars_file)
+    wrong = replace(data, labels=1 - data.labels)
+    for name, each in (("a", data), ("b", wrong), ("c", replace(data, labels=None))):
+        train(small_config(), tmp_path / name, data=each)
+    assert_same_bits(tmp_path / "a", tmp_path / "b", ignored=("seconds", "accuracy_restored", *BOUNDS))
+    first, third = tensors_of(tmp_path / "a"), tensors_of(tmp_path / "c")
+    assert all(torch.equal(first[name], third[name]) for name in first)
+    clean = [r["accuracy_clean"] for n in "ab" for r in files.read_history(tmp_path / n) if r["kind"] == "judge"]
+    assert clean[0] != clean[1]
+    kinds = {r["kind"] for r in files.read_history(tmp_path / "c")}
+    assert "judge" not in kinds, "without labels there is no judge"
+
+
+def test_a_resumed_run_goes_on_judging(tmp_path, bars_file):
+    train(small_config(), tmp_path / "whole", data=labelled_data(bars_file))
+    train(small_config(), tmp_path / "parts", data=labelled_data(bars_file), callbacks=[stop_at(5)])
+    train(small_config(), tmp_path / "parts", data=labelled_data(bars_file), resume=True)
+    assert_same_bits(tmp_path / "whole", tmp_path / "parts")
+
+
 def test_a_folder_that_is_taken_is_refused_and_left_alone(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("precious")
@@ -234,6 +277,8 @@ def test_too_few_images_and_oblong_images_are_refused_before_anything_is_written
     oblong = replace(small_data(), canonical=small_data().canonical[..., :10])
     with pytest.raises(ValueError, match="canonical: expected square images, got 12x10 px"):
         train(small_config(), tmp_path / "run", data=oblong)
+    with pytest.raises(ValueError, match="labels: expected integers of at least 0, got -1"):
+        train(small_config(), tmp_path / "run", data=replace(small_data(), labels=torch.arange(40) - 1))
     with pytest.raises(ValueError, match="1 validation images are under only 1 of 2 mechanisms; watch more"):
         train(small_config(training__validation_images=1), tmp_path / "run", data=small_data())
     with pytest.raises(ValueError, match="device 'cuda:99' cannot be used here"):
@@ -284,7 +329,8 @@ def test_fresh_mixture_trains(tmp_path):
     assert train(small_config(), tmp_path / "run", data=small_data(fresh=True)).finished
 
 
-def test_embedded_digits_by_default(tmp_path):
+def test_embedded_digits_by_default(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "JUDGE_IMAGES", 100)
     config = small_config(steps=1, mechanisms="paper", training__validation_images=20)
     run = train(config, tmp_path / "run")
     assert run.discriminator.image_size == 28

@@ -5,6 +5,7 @@
     checkpoint.safetensors            all tensors, and the plain state as JSON in the header
     checkpoint.previous.safetensors   the one before, used when the newest cannot be read
     history.jsonl                     one record a line
+    lock                              who trains here, while it does; one left behind keeps nobody out
 
 A checkpoint is written beside its place and moved there in one operation, so that a kill at any moment leaves a
 whole one. Each write keeps the one before.
@@ -14,12 +15,16 @@ import json
 import logging
 import os
 import platform
+import re
 import subprocess
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -29,21 +34,82 @@ from licm.config import Config, from_yaml, to_yaml
 FORMAT = 1
 CONFIG, RUN, HISTORY = "config.yaml", "run.json", "history.jsonl"
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
+LOCK = "lock"
 
 logger = logging.getLogger(__name__)
 
 
+def check_free(folder: Path) -> None:
+    """Raises a `ValueError` unless a run folder can be made there: nothing is there yet, or an empty folder."""
+    if (folder / RUN).exists():
+        raise ValueError(f"run folder {str(folder)!r} exists already: go on with it (--resume) or choose another")
+    if folder.exists() and (not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir())):
+        raise ValueError(f"{str(folder)!r} exists already and is no run: choose a new or empty folder for the run")
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Makes the folder if need be and keeps other processes out of it; leaves none behind that stayed empty.
+
+    The lock is one of the system, which frees it when the process ends, however it ends: a lock file that a killed
+    process left behind keeps nobody out.
+
+    Raises:
+        ValueError: If another process holds the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        holder = ""
+        with suppress(OSError, UnicodeDecodeError):
+            holder = path.read_text(encoding="utf-8").strip()
+        by = f"process {holder}" if holder.isdigit() else "another process"
+        raise ValueError(
+            f"run folder {str(folder)!r} is in use by {by}; wait for its end or choose another folder"
+        ) from None
+    try:
+        with suppress(OSError, UnicodeDecodeError):  # who holds it, for the message above
+            if not (former := path.read_text(encoding="utf-8").strip()) or former.isdigit():
+                path.write_text(f"{os.getpid()}\n", encoding="utf-8")
+        yield
+    finally:
+        if all(entry.name == LOCK for entry in folder.iterdir()):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+                folder.rmdir()
+        lock.release()
+
+
 def create_run(folder: Path, config: Config, *, device: str = "cpu") -> None:
-    """Makes a run folder.
+    """Makes a run folder, whole or not at all.
 
     Raises:
         ValueError: If the folder exists and is not empty.
+        OSError: If it cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"run folder {str(folder)!r} exists already; resume it or choose another")
+    check_free(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / CONFIG, to_yaml(config))
-    write_text(folder / RUN, json.dumps({"format": FORMAT, **provenance(), "device": device}, indent=2) + "\n")
+    run = {"format": FORMAT, **provenance(), "device": device}
+    try:
+        write_text(folder / CONFIG, to_yaml(config))
+        write_text(folder / RUN, json.dumps(run, indent=2) + "\n")
+    except BaseException:
+        (folder / CONFIG).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def writing(path: Path, hint: str = "") -> Iterator[None]:
+    """Words the error of a write that fails, which by itself would not name the file."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        told = re.sub(r".*I/O error: (.*) \(os error \d+\)", r"\1", " ".join(str(error).split()))
+        reason = (getattr(error, "strerror", None) or told).lower()
+        raise OSError(f"{str(path)!r} cannot be written: {reason}{hint}") from error
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -52,6 +118,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: If the folder is not a run, or was written in another format.
     """
+    if not folder.is_dir():
+        raise ValueError(f"{str(folder)!r} is not a run folder: there is no such folder")
     for name in (CONFIG, RUN):
         if not (folder / name).is_file():
             raise ValueError(f"{str(folder)!r} is not a run folder: {name} is missing")
@@ -94,28 +162,30 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[
         folder: The run folder.
         tensors: By name.
         state: JSON values; floats come back exactly.
+
+    Raises:
+        OSError: If it cannot be written; the one before is then still there.
     """
     new, current, previous = (folder / name for name in (f"{CHECKPOINT}.new", CHECKPOINT, PREVIOUS))
-    try:
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-            new,
-            metadata={"state": json.dumps(state)},
-        )
-        with new.open("rb+") as file:
-            os.fsync(file.fileno())
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
-    if current.exists():
-        link = folder / f"{PREVIOUS}.new"
-        link.unlink(missing_ok=True)
+    with writing(current, "; the one before is whole" if has_checkpoint(folder) else ""):
         try:
-            os.link(current, link)
-            os.replace(link, previous)
-        except OSError:  # a file system without links: for a moment only the previous one is there
-            os.replace(current, previous)
-    os.replace(new, current)
+            whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            text = json.dumps(state)
+            save_file(whole, new, metadata={"state": text, "crc32": _crc32(whole, text)})
+            with new.open("rb+") as file:
+                os.fsync(file.fileno())
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
+        if current.exists():
+            link = folder / f"{PREVIOUS}.new"
+            link.unlink(missing_ok=True)
+            try:
+                os.link(current, link)
+                os.replace(link, previous)
+            except OSError:  # a file system without links: for a moment only the previous one is there
+                os.replace(current, previous)
+        os.replace(new, current)
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -130,19 +200,37 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     found = [folder / name for name in (CHECKPOINT, PREVIOUS) if (folder / name).exists()]
     if not found:
         raise ValueError(f"{str(folder)!r} has no checkpoint yet")
+    problem = ""
     for path in found:
         try:
             with safe_open(path, framework="pt") as file:
-                state = json.loads(file.metadata()["state"])
-                return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118
+                metadata = file.metadata()
+                state = json.loads(metadata["state"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if metadata.get("crc32") not in (None, _crc32(tensors, metadata["state"])):  # None: in early runs
+                raise ValueError("what it holds is not what was saved")
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            logger.warning("checkpoint %s cannot be read (%s)", path, error)
-    raise ValueError(f"no checkpoint of {str(folder)!r} can be read: {', '.join(p.name for p in found)}")
+            problem = problem or f"checkpoint {str(path)!r} is damaged ({' '.join(str(error).split())})"
+            continue
+        if problem:
+            logger.warning("warning: %s; the one before, %r, is used instead", problem, path.name)
+        return tensors, state
+    names = " and ".join(path.name for path in found)
+    raise ValueError(f"no checkpoint of {str(folder)!r} can be read: {names} are damaged")
+
+
+def _crc32(tensors: Mapping[str, Tensor], state: str) -> str:
+    """Changes with any bit of a checkpoint; safetensors itself checks no more than names and sizes."""
+    value = zlib.crc32(state.encode())
+    for name in sorted(tensors):
+        value = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes(), value)
+    return f"{value:08x}"
 
 
 def append_history(folder: Path, record: Mapping[str, Any]) -> None:
-    """Adds one record to the history."""
-    with (folder / HISTORY).open("a", encoding="utf-8") as file:
+    """Adds one record to the history; raises `OSError` if it cannot be written."""
+    path = folder / HISTORY
+    with writing(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 
@@ -172,14 +260,20 @@ def cut_history(folder: Path, step: int) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically."""
+    """Writes a text file atomically; raises `OSError` if it cannot be written."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file atomically; raises `OSError` if it cannot be written."""
     new = path.with_name(path.name + ".new")
-    try:
-        new.write_text(text, encoding="utf-8")
-        os.replace(new, path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
+    with writing(path):
+        try:
+            new.write_bytes(content)
+            os.replace(new, path)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
 
 
 def provenance() -> dict[str, Any]:

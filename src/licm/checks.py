@@ -16,7 +16,7 @@ def unknown_name(kind: str, name: object, valid: Collection[str]) -> str:
     """
     close = get_close_matches(str(name), valid, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"unknown {kind} {name!r}: {hint}Valid: {', '.join(sorted(valid))}"
+    return f"unknown {kind} {name!r}: {hint}Valid: {', '.join(sorted(valid)) or 'none'}"
 
 
 def check_images(images: Any, name: str, *, channels: int | None = None) -> None:
@@ -31,7 +31,7 @@ def check_images(images: Any, name: str, *, channels: int | None = None) -> None
         TypeError: If `images` is not a floating-point tensor.
         ValueError: If its shape, channels or values are wrong.
     """
-    import torch  # here, so that who only words an error need not load it
+    import torch  # here, as names and configurations are checked without it
 
     if not isinstance(images, torch.Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor [n, c, h, w], got {type(images).__name__}")

@@ -14,7 +14,7 @@ from licm.checks import check_images
 from licm.seeding import derive_seed, generator
 
 _WIDTHS = (16, 32, 64)
-_MIN_SIZE = 2 ** len(_WIDTHS)  # px; each stage halves the image
+MIN_SIZE = 2 ** len(_WIDTHS)  # px; each stage halves the image
 _BATCH_SIZE = 64
 _PEAK_LEARNING_RATE = 0.01
 _LABEL_SMOOTHING = 0.1
@@ -46,8 +46,8 @@ def train_classifier(
     """
     _check_examples(images, labels)
     height, width = images.shape[-2:]
-    if min(height, width) < _MIN_SIZE:
-        raise ValueError(f"images: expected at least {_MIN_SIZE}x{_MIN_SIZE} px, got {height}x{width}")
+    if min(height, width) < MIN_SIZE:
+        raise ValueError(f"images: expected at least {MIN_SIZE}x{MIN_SIZE} px, got {height}x{width}")
     if epochs < 1:
         raise ValueError(f"epochs: expected at least 1, got {epochs}")
     if num_classes is None:

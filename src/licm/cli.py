@@ -1,25 +1,57 @@
-"""The command line: one short function a command. torch is imported only by commands that compute."""
+"""The command line: one short function a command. torch is imported only by commands that need it."""
 
 import json
+import logging
 import os
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from licm.completion import (
+    complete_device,
+    complete_mechanism,
+    complete_preset,
+    complete_setting,
+    complete_source,
+    complete_split,
+)
+
 if TYPE_CHECKING:
     from licm.config import Config
 
 app = typer.Typer(
-    help="Learn independent causal mechanisms: competing experts that invert unknown transformations.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+
+Device = Annotated[
+    str,
+    typer.Option(help="Where to compute: cpu, cuda, mps.", autocompletion=complete_device),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and warnings.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a machine to read.")]
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Learn independent causal mechanisms: competing experts that invert unknown transformations.
+
+    Example: licm train --out runs/first, then licm evaluate runs/first
+    """
+    if version:
+        from licm import __version__
+
+        typer.echo(__version__)
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()
@@ -27,14 +59,27 @@ def train(
     out: Annotated[Path, typer.Option(help="The run folder, new or (with --resume) existing.")],
     config: Annotated[Path | None, typer.Option(help="A YAML file with the keys of config.yaml.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key: experts.width=32.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a key: experts.width=32.",
+            autocompletion=complete_setting,
+        ),
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="default, or paper for the slides' recipe.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="default, or paper for the slides' recipe; see licm presets.",
+            autocompletion=complete_preset,
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The run's seed.", min=0)] = None,
     device: Device = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     canonical: Annotated[str | None, typer.Option(help="Clean images of your own (folder, .npz, IDX).")] = None,
     transformed: Annotated[str | None, typer.Option(help="Transformed images of your own.")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write OUT/tensorboard (an extra).")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train experts on the embedded digits, or on two folders of your own.
@@ -45,12 +90,19 @@ def train(
     from licm.progress import Progress
     from licm.training import train as train_run
 
+    _log(quiet=quiet)
     overrides = parse_overrides(settings or [])
     given = {"seed": seed, "data.canonical": canonical, "data.transformed": transformed}
     overrides |= {key: value for key, value in given.items() if value is not None}
     chosen = _choose_config(out if resume else None, config, preset, overrides)
-    with Progress(chosen, quiet=quiet) as progress:
-        run = train_run(chosen, out, resume=resume, device=device, callbacks=[progress])
+    with ExitStack() as shown:
+        watchers = []
+        if tensorboard:
+            from licm.tensorboard import TensorBoard
+
+            watchers.append(shown.enter_context(TensorBoard(out)).watch)
+        progress = shown.enter_context(Progress(chosen, quiet=quiet))
+        run = train_run(chosen, out, resume=resume, device=device, callbacks=[progress], watchers=watchers)
     if not run.finished:
         saved = f"at step {run.step} and saved" if run.step else "before the first step, nothing to save yet"
         _fail(f"stopped {saved}; go on with: licm train --out {out} --resume", code=130)
@@ -71,9 +123,12 @@ def _choose_config(run: Path | None, config: Path | None, preset: str | None, ov
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="The run folder.")],
-    split: Annotated[str, typer.Option(help="test to report, validation to choose.")] = "test",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the whole record as JSON.")] = False,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
+    split: Annotated[
+        str,
+        typer.Option(help="test to report, validation to choose.", autocompletion=complete_split),
+    ] = "test",
+    as_json: AsJson = False,
     device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
@@ -86,18 +141,171 @@ def evaluate(
     from licm.checkpoint import write_text
     from licm.checks import unknown_name
     from licm.evaluation import evaluate as evaluate_run
+    from licm.evaluation import take_samples
+    from licm.records import save_samples
     from licm.tables import evaluation_table
 
+    _log(quiet=quiet)
     if split not in ("test", "validation"):
         raise ValueError(unknown_name("split", split, ("test", "validation")))
     record = evaluate_run(run, split=split, device=device)  # type: ignore[arg-type]
-    name = "evaluation.json" if split == "test" else f"evaluation.{split}.json"
+    suffix = "" if split == "test" else f".{split}"
+    name = f"evaluation{suffix}.json"
     write_text(run / name, json.dumps(record, indent=1) + "\n")
+    save_samples(run / f"samples{suffix}.npz", take_samples(run, split=split, device=device))  # type: ignore[arg-type]
     if as_json:
         typer.echo(json.dumps(record))
     elif not quiet:
         typer.echo(evaluation_table(record))
         typer.echo(f"saved: {run / name}")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder, finished or not, evaluated or not.")],
+    out: Annotated[Path | None, typer.Option(help="The page to write; figures go beside it. [RUN/report.html]")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw what a run learnt, from its records: one HTML page, and its figures as PNG and SVG.
+
+    Example: licm report runs/first
+    """
+    from licm.report import write_report
+
+    page, *figures = map(str, write_report(run, out))
+    if as_json:
+        typer.echo(json.dumps({"report": page, "figures": figures}))
+    elif not quiet:
+        typer.echo(f"saved: {page} and {len(figures)} figures beside it")
+
+
+@app.command()
+def restore(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder whose experts restore.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="An image, or a folder of images.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty folder for the restored images.")],
+    device: Device = "cpu",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Restore images: each goes through the expert that wins it.
+
+    OUT gets every image under its name and in its format, and assignments.csv: path, expert, score.
+
+    Example: licm restore runs/first damaged/ restored/
+    """
+    from licm.progress import track_images
+    from licm.restoring import ASSIGNMENTS, restore_files
+
+    _log(quiet=quiet)
+    with track_images(quiet=quiet or as_json) as callback:
+        record = restore_files(run, source, out, device=device, callback=callback)
+    if as_json:
+        typer.echo(json.dumps(record))
+    elif not quiet:
+        typer.echo(f"restored {record['images']} image(s), mean score {record['mean_score']:.3f}")
+        typer.echo(f"won by expert: {', '.join(f'{i}: {n}' for i, n in enumerate(record['wins']) if n)}")
+        typer.echo(f"saved: {out}, with {ASSIGNMENTS}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    out: Annotated[Path | None, typer.Option(help="Draw a figure too: a new .png or .svg file.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Put several runs in one table, with mean and spread, and in one figure.
+
+    Nothing is computed anew: evaluate the runs first. Unfinished runs are marked and not in the mean.
+
+    Example: licm compare runs/seed-0 runs/seed-1 --out seeds.png
+    """
+    from licm.comparison import compare_runs, comparison_table, save_figure
+
+    comparison = compare_runs(runs)
+    if out is not None:
+        save_figure(comparison, out)
+    if as_json:
+        typer.echo(json.dumps(comparison))
+    elif not quiet:
+        typer.echo(comparison_table(comparison))
+        if out is not None:
+            typer.echo(f"saved: {out}")
+
+
+@app.command()
+def data(
+    source: Annotated[
+        str | None,
+        typer.Argument(help="A source to fetch and verify; without, list all.", autocompletion=complete_source),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the data sources, where they are and what would be downloaded; or fetch one ahead of time.
+
+    Example: licm data mnist
+    """
+    from licm.catalogue import fetch, list_sources, sources_table
+
+    _log(quiet=quiet)
+    if source is not None:
+        row = fetch(source)
+        if as_json:
+            typer.echo(json.dumps(row))
+        elif not quiet:
+            typer.echo(f"{source} is here and whole: {', '.join(row['folders'])}")
+    elif as_json:
+        typer.echo(json.dumps(list_sources()))
+    elif not quiet:
+        typer.echo(sources_table())
+
+
+@app.command()
+def presets(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]",
+            help="Print this preset as a file for --config.",
+            autocompletion=complete_preset,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the presets; or print one whole, as a file to change and train with.
+
+    Example: licm presets paper > mine.yaml, then licm train --config mine.yaml --out runs/mine
+    """
+    from licm.catalogue import list_presets, preset_yaml, presets_table
+    from licm.config import make_config
+
+    if as_json:
+        typer.echo(json.dumps(list_presets() if name is None else make_config(name).model_dump(mode="json")))
+    else:
+        typer.echo(presets_table() if name is None else preset_yaml(name).rstrip())
+
+
+@app.command()
+def mechanisms(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="Tell all of this one.", autocompletion=complete_mechanism),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the mechanisms and the sets of them; or tell the parameters, bounds and strengths of one.
+
+    Example: licm mechanisms rotate, then licm train --set 'mechanisms=["rotate(degrees=20)", invert]' --out runs/mine
+    """
+    from licm.catalogue import list_mechanisms, mechanism_text, mechanisms_table, one_mechanism
+
+    if as_json:
+        typer.echo(json.dumps(list_mechanisms() if name is None else one_mechanism(name)))
+    else:
+        typer.echo(mechanisms_table() if name is None else mechanism_text(name))
 
 
 @app.command()
@@ -148,21 +356,56 @@ def structure(
             typer.echo(f"saved: {where}")
 
 
+def _log(*, quiet: bool = False) -> None:
+    """Shows what the library says of its work, a line each: warnings, and unless quiet what it downloads."""
+    logger = logging.getLogger("licm")
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("licm: %(message)s"))
+    shown: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        known = record.getMessage() in shown
+        shown.add(record.getMessage())
+        return not known
+
+    handler.addFilter(is_new)  # a run that is read twice is not warned of twice
+    logger.handlers[:] = [handler]
+
+
 def _fail(message: str, *, code: int = 1) -> NoReturn:
     typer.echo(message, err=True)
     raise SystemExit(code)
 
 
 def main() -> None:
-    """Runs the command line; a user's error is one line (all of it with LICM_DEBUG=1)."""
+    """Runs the command line; whatever goes wrong is one line (all of it with LICM_DEBUG=1)."""
+    usage_error: Any = typer.BadParameter.__bases__[0]  # of click, which newer versions of typer carry inside
     try:
-        app()
-    except (ValueError, TypeError, OSError) as error:
+        code = app(prog_name="licm", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except BrokenPipeError:  # who reads the output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except usage_error as error:
+        _fail(
+            f"licm: error: {_one_line(error.format_message()).rstrip('.')} (see {error.ctx.command_path} --help)",
+            code=2,
+        )
+    except Exception as error:
         if os.environ.get("LICM_DEBUG") == "1":
             raise
-        _fail(f"licm: error: {' '.join(str(error).split())}")
-    except KeyboardInterrupt:
+        if isinstance(error, ValueError | TypeError | OSError):
+            _fail(f"licm: error: {_one_line(error)}")
+        _fail(f"licm: error: unexpected {type(error).__name__}: {_one_line(error)}; LICM_DEBUG=1 shows where")
+    if code == 130:
         _fail("licm: interrupted", code=130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ expert E_j gives E_j(x') and the discriminator D scores it; the winner is j* = a
    not move at all, and D's parameters get no gradient.
 
 Departures from the paper, each a plain argument: the weights (3'), where the winner's output weighs as much as
-all losers' together; a uniform sample of losers in place of all, with their whole weight; and R1, the penalty
+all losers' together, and (3''), where half the weight goes to the experts in proportion to the odds D gives
+their outputs; two sampled outputs an image in place of all, which keep the objective; and R1, the penalty
 gamma/2 E_P |grad_x D(x)|^2 on D's logit (Mescheder, Geiger and Nowozin, ICML 2018).
 """
 
@@ -25,7 +26,7 @@ from torch import Generator, Tensor
 from licm.checks import check_images
 from licm.models import Discriminator, ExpertBank, score_matrix
 
-Objective = Literal["all_experts", "winner_weighted"]
+Objective = Literal["all_experts", "winner_weighted", "score_weighted"]
 
 
 def choose_winners(scores: Tensor) -> Tensor:
@@ -44,47 +45,71 @@ def choose_winners(scores: Tensor) -> Tensor:
     return is_best.to(torch.uint8).argmax(dim=0)
 
 
-def output_weights(objective: Objective, num_experts: int) -> tuple[float, float]:
-    """Returns the weight in D's objective of the winner's output and of all losers' outputs together.
+def attention(objective: Objective, logits: Tensor) -> Tensor:
+    """Returns whose output D looks at harder: the winner's or, under (3''), each in proportion to its odds.
 
-    "all_experts" is (3): 1/N' for each expert. "winner_weighted" is (3'): one half for the winner, one half
-    spread evenly over the losers.
-
-    >>> output_weights("all_experts", 4), output_weights("winner_weighted", 4)
-    ((0.25, 0.75), (0.5, 0.5))
-    """
-    if num_experts == 1:
-        return 1.0, 0.0
-    winner = 1 / num_experts if objective == "all_experts" else 0.5
-    return winner, 1 - winner
-
-
-def choose_outputs(
-    winners: Tensor, num_experts: int, objective: Objective, draws: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Chooses which experts' outputs D learns from, with weights whose mean over draws is the objective's.
+    The odds of a score p are p / (1 - p), so the shares are the softmax of the logits: one for a clear winner, and
+    even between experts that do the same work. Under (3') two such experts were seen to take turns for ever, likely
+    because D turns on whichever wins; under (3'') winning by a hair changes nothing (docs/ablation.md).
 
     Args:
-        winners: int64 [n].
-        num_experts: N'.
-        objective: See `output_weights`.
-        draws: int64 [k, n] in [0, N' - 2], which losers of each image to take, distinct within an image and
-            each loser as likely as another; None takes all. They share the losers' whole weight.
+        objective: "score_weighted" for (3''), else the winner.
+        logits: D's logits for every expert's output, [N', n].
 
     Returns:
-        The chosen experts, int64 [1 + k, n] with the winner first, and their weights, float [1 + k], sum 1.
+        [N', n], each column of sum 1.
     """
-    if draws is None:
-        draws = torch.arange(num_experts - 1, device=winners.device)[:, None].expand(-1, len(winners))
-    losers = draws + (draws >= winners).long()  # skips the winner
-    of_winner, of_losers = output_weights(objective, num_experts)
-    share = of_losers / len(losers) if len(losers) else 0.0
-    weights = torch.tensor([of_winner] + [share] * len(losers), device=winners.device)
-    return torch.cat([winners[None], losers]), weights
+    if objective == "score_weighted":
+        return logits.softmax(dim=0)
+    return F.one_hot(choose_winners(logits), len(logits)).T.to(logits.dtype)
 
 
-def draw_losers(num_images: int, num_experts: int, count: int, generator: Generator) -> Tensor:
-    """Draws `count` of the N' - 1 losers for each image, uniformly without replacement: int64 [count, n]."""
+def attended_share(objective: Objective, num_experts: int) -> float:
+    """Returns the weight in D's objective of the output attended to: 1/N' under (3), half under (3') and (3'')."""
+    return 1 / num_experts if objective == "all_experts" or num_experts == 1 else 0.5
+
+
+def output_weights(objective: Objective, logits: Tensor) -> Tensor:
+    """Returns the weight w_j of every expert's output in D's objective, [N', n], each column of sum 1.
+
+    With attention a and its share s, w_j = s a_j + (1 - s) (1 - a_j) / (N' - 1): the output attended to, and the
+    others evenly. For (3), s = 1/N' makes it 1/N' whatever a.
+
+    >>> output_weights("winner_weighted", torch.tensor([[0.0], [2.0], [0.0]])).flatten().tolist()
+    [0.25, 0.5, 0.25]
+    """
+    num_experts = len(logits)
+    share, attended = attended_share(objective, num_experts), attention(objective, logits)
+    return share * attended + (1 - share) * (1 - attended) / max(num_experts - 1, 1)
+
+
+def choose_outputs(objective: Objective, num_experts: int, attended: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Chooses which experts' outputs D learns from, with weights whose mean over draws is `output_weights`.
+
+    Args:
+        objective: See `attention`.
+        num_experts: N', at least 2.
+        attended: int64 [n], an expert for each image, drawn by its attention.
+        draws: int64 [k, n] in [0, N' - 2], which of the others to take, distinct within an image and each as likely
+            as another. They share the others' whole weight.
+
+    Returns:
+        The chosen experts, int64 [1 + k, n] with the one attended to first, and their weights, float [1 + k], sum 1.
+    """
+    others = draws + (draws >= attended).long()  # skips the one attended to
+    share = attended_share(objective, num_experts)
+    weights = [share] + [(1 - share) / len(draws)] * len(draws)
+    return torch.cat([attended[None], others]), torch.tensor(weights, device=attended.device)
+
+
+def draw_attended(probabilities: Tensor, generator: Generator) -> Tensor:
+    """Draws one expert for each image, with the probabilities in its column of [N', n]: int64 [n]."""
+    point = torch.rand(probabilities.shape[1], generator=generator).to(probabilities)
+    return (probabilities.cumsum(dim=0)[:-1] <= point).sum(dim=0)
+
+
+def draw_others(num_images: int, num_experts: int, count: int, generator: Generator) -> Tensor:
+    """Draws `count` of the N' - 1 other experts for each image, evenly, without replacement: int64 [count, n]."""
     return torch.rand(num_experts - 1, num_images, generator=generator).argsort(dim=0)[:count]
 
 
@@ -94,9 +119,9 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, weights: Tensor
     Args:
         real_logits: [n], D's logits on canonical images.
         fake_logits: [k, m], on the outputs of k experts for each of m transformed images.
-        weights: [k].
+        weights: [k, 1] or [k, m].
     """
-    return F.softplus(-real_logits).mean() + (weights[:, None] * F.softplus(fake_logits)).sum(dim=0).mean()
+    return F.softplus(-real_logits).mean() + (weights * F.softplus(fake_logits)).sum(dim=0).mean()
 
 
 def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
@@ -130,8 +155,8 @@ class Competition:
     Args:
         bank: The experts.
         discriminator: D.
-        objective: "all_experts" for (3), "winner_weighted" for (3').
-        loser_samples: How many losers' outputs per image D learns from; None for all.
+        objective: "all_experts" for (3), "winner_weighted" for (3'), "score_weighted" for (3'').
+        loser_samples: How many outputs per image, beside the one attended to, D learns from; None for all.
         r1_gamma: Weight of the gradient penalty, 0 for none.
         learning_rate: Adam's, for experts and D.
         betas: Adam's.
@@ -191,7 +216,7 @@ class Competition:
         with torch.no_grad():
             logits = torch.stack([self.discriminator(output) for output in outputs])
         winners = choose_winners(logits)
-        d_loss, real_score = self._update_discriminator(canonical, outputs, winners, generator)
+        d_loss, real_score = self._update_discriminator(canonical, outputs, logits, generator)
         e_loss = self._update_winners(transformed, outputs, winners)
         return StepRecord(logits.sigmoid(), winners, real_score, d_loss, e_loss)
 
@@ -202,17 +227,21 @@ class Competition:
         graph of the full batch. Without it, the winners alone are transformed again.
         """
         self.bank.train()
-        with torch.set_grad_enabled(self.bank[0].uses_batch_statistics):
+        with torch.set_grad_enabled(self.bank.uses_batch_statistics):
             return self.bank(transformed)
 
     def _update_discriminator(
-        self, canonical: Tensor, outputs: list[Tensor], winners: Tensor, generator: Generator
+        self, canonical: Tensor, outputs: list[Tensor], logits: Tensor, generator: Generator
     ) -> tuple[float, float]:
-        n, num_experts = len(winners), len(outputs)
-        draws = None
+        num_experts, n = logits.shape
         if self.loser_samples is not None and self.loser_samples < num_experts - 1:
-            draws = draw_losers(n, num_experts, self.loser_samples, generator).to(winners.device)
-        chosen, weights = choose_outputs(winners, num_experts, self.objective, draws)
+            attended = draw_attended(attention(self.objective, logits), generator)
+            draws = draw_others(n, num_experts, self.loser_samples, generator).to(logits.device)
+            chosen, weights = choose_outputs(self.objective, num_experts, attended, draws)
+            weights = weights[:, None]
+        else:
+            chosen = torch.arange(num_experts, device=logits.device)[:, None].expand(-1, n)
+            weights = output_weights(self.objective, logits)
         fakes = torch.stack([output.detach() for output in outputs])[chosen, torch.arange(n)]
         real = canonical.detach().requires_grad_(self.r1_gamma > 0)
         real_logits = self.discriminator(real)
@@ -228,7 +257,7 @@ class Competition:
 
     def _update_winners(self, transformed: Tensor, outputs: list[Tensor], winners: Tensor) -> float:
         wins = {int(j): winners == j for j in winners.unique()}
-        if self.bank[0].uses_batch_statistics:
+        if self.bank.uses_batch_statistics:
             won = [outputs[j][mask] for j, mask in wins.items()]
         else:
             won = [self.bank[j](transformed[mask]) for j, mask in wins.items()]
@@ -259,9 +288,9 @@ def compete(
 
     Raises:
         TypeError: If the images are not a floating-point tensor.
-        ValueError: If they are not a batch in [0, 1] with the experts' channels and D's size.
+        ValueError: If they are not a batch in [0, 1] with D's channels and size.
     """
-    check_images(images, "images", channels=bank[0].last.out_channels)
+    check_images(images, "images", channels=discriminator.channels)
     bank.eval()
     logits = torch.cat([score_matrix(bank, discriminator, b) for b in images.split(batch_size)], dim=1)
     return logits.sigmoid(), choose_winners(logits)

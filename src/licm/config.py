@@ -9,7 +9,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from licm.checks import unknown_name
-from licm.mechanisms import parse_mechanisms
 
 
 class _Section(BaseModel):
@@ -33,6 +32,8 @@ class DataConfig(_Section):
 class ExpertConfig(_Section):
     """The experts' architecture; see `licm.models.Expert`."""
 
+    # Known to be good: validating it would load torch, which `licm --help` does without.
+    architecture: str = Field("convolutional", validate_default=False, description="a name in licm.models.EXPERTS")
     width: int = Field(16, ge=1)
     depth: int = Field(5, ge=2)
     normalization: Literal["batch", "none"] = "batch"
@@ -40,6 +41,15 @@ class ExpertConfig(_Section):
     head: Literal["sigmoid", "residual"] = "sigmoid"
     dilations: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     coordinates: bool = False
+
+    @field_validator("architecture")
+    @classmethod
+    def _architecture_is_known(cls, value: str) -> str:
+        from licm.models import EXPERTS  # here, as it needs torch
+
+        if value not in EXPERTS:
+            raise ValueError(unknown_name("expert architecture", value, EXPERTS))
+        return value
 
     @model_validator(mode="after")
     def _dilations_fit_the_depth(self) -> Self:
@@ -68,8 +78,10 @@ class IdentityConfig(_Section):
 class CompetitionConfig(_Section):
     """The objective; see `licm.competition`."""
 
-    objective: Literal["all_experts", "winner_weighted"] = "winner_weighted"
-    loser_samples: int | None = Field(1, ge=1, description="losers D learns from per image; None: all")
+    objective: Literal["all_experts", "winner_weighted", "score_weighted"] = "score_weighted"
+    loser_samples: int | None = Field(
+        1, ge=1, description="outputs per image D learns from beside the one attended to; None: all"
+    )
     r1_gamma: float = Field(1.0, ge=0)
 
 
@@ -81,7 +93,7 @@ class RevivalConfig(_Section):
     until: float = Field(0.7, ge=0, le=1, description="fraction of the step limit after which no more")
     idle_below: float = Field(0.25, ge=0, description="lead where it wins, in units of the mean margin")
     overloaded_above: float = Field(1.25, ge=0, description="win share, in units of 1/N'")
-    duplicate_margin: float = Field(0.1, ge=0, description="score gap, over D's score of canonical images")
+    duplicate_margin: float = Field(0.05, ge=0, description="score gap, over D's score of canonical images")
     noise: float = Field(0.02, ge=0, description="relative noise on the copied weights")
     max_tries: int = Field(2, ge=0, description="per idle expert")
     trial_steps: int = Field(100, ge=1, description="steps after which a copy is kept or undone")
@@ -119,6 +131,8 @@ class Config(_Section):
     @field_validator("mechanisms")
     @classmethod
     def _mechanisms_are_readable(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        from licm.mechanisms import parse_mechanisms  # here, as it needs torch and nothing else of this module does
+
         if not parse_mechanisms(value):
             raise ValueError("at least one mechanism is needed")
         return value
@@ -127,6 +141,8 @@ class Config(_Section):
     def _parts_fit_together(self) -> Self:
         if self.identity.start == "analytic" and self.experts.head != "residual":
             raise ValueError("identity.start 'analytic' needs experts.head 'residual'")
+        if self.identity.start == "analytic" and self.experts.architecture != "convolutional":
+            raise ValueError("identity.start 'analytic' is for the experts of this library, not for one's own")
         return self
 
 
@@ -141,6 +157,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "revival": {"enabled": False},
         "training": {"steps": 600, "decay": False},
     },
+}
+"""What each preset changes."""
+
+PRESET_NOTES = {  # what each is for, in one line
+    "default": "what worked best here: minutes on two cores with the embedded digits",
+    "paper": "the slides' recipe as reconstructed: wider experts, 32x32, no revival; slower, for mnist",
 }
 
 # Keys that `--set` also takes without their section.
@@ -205,10 +227,13 @@ def _explain(error: ValidationError) -> str:
         nearest = ".".join([*path[:-1], *close]) if close else "".join(everywhere)
         hint = f"did you mean {nearest!r}? " if nearest else ""
         return f"unknown configuration key {key!r}: {hint}Valid here: {', '.join(valid)}"
+    if first["type"] == "model_type":
+        return f"configuration key {key!r} is a section: set a key in it, one of {', '.join(_keys_of(path))}"
     message = first["msg"].removeprefix("Value error, ")
     if not path or isinstance(first["input"], BaseModel | dict):
         return f"configuration{f' section {key!r}' if path else ''}: {message}"
-    return f"configuration key {key!r}: {message[0].lower()}{message[1:]}, got {first['input']!r}"
+    got = "" if repr(first["input"]) in message else f", got {first['input']!r}"
+    return f"configuration key {key!r}: {message[0].lower()}{message[1:]}{got}"
 
 
 def _keys_of(path: Sequence[str]) -> list[str]:
@@ -224,6 +249,17 @@ def _all_keys() -> Iterable[str]:
             yield from (f"{name}.{inner}" for inner in field.annotation.model_fields)
         else:
             yield name
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Returns the values by dotted keys.
+
+    >>> flat(make_config())["experts.width"]
+    16
+    """
+    values = config.model_dump(mode="json")
+    sections = {key: each if isinstance(each, dict) else {"": each} for key, each in values.items()}
+    return {f"{key}.{name}".rstrip("."): value for key, section in sections.items() for name, value in section.items()}
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
@@ -286,5 +322,6 @@ def load_config(path: str | Path, **changes: Any) -> Config:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"configuration file {str(path)!r}: cannot be read ({error})") from None
+        reason = (error.strerror or "").lower() if isinstance(error, OSError) else "it is not text"
+        raise ValueError(f"configuration file {str(path)!r}: cannot be read: {reason}") from None
     return from_yaml(text, name=f"configuration file {str(path)!r}", **changes)

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from licm.downloads import MIRRORS
 from licm.mechanisms import parse_mechanisms
 from licm.seeding import generator
 from licm.sources import (
-    MIRRORS,
     ImageSet,
     find_idx_files,
     load_embedded,
@@ -105,15 +105,24 @@ def _split(images: ImageSet, seed: int, validation: int) -> dict[str, ImageSet]:
     return parts
 
 
+def _kind(images: Tensor) -> str:
+    return f"{images.shape[-1]}x{images.shape[-2]} px {'grey' if images.shape[1] == 1 else 'colour'}"
+
+
 def _padded(images: ImageSet, size: int | None) -> ImageSet:
     height, width = images.images.shape[-2:]
     if size is None or (height, width) == (size, size):
         return images
     if max(height, width) > size:
         raise ValueError(f"data.image_size: the images are {height}x{width} px, larger than {size}")
-    top, left = (size - height) // 2, (size - width) // 2
+    top, left = top_left(height, width, size)
     border = (left, size - width - left, top, size - height - top)
     return replace(images, images=F.pad(images.images, border))
+
+
+def top_left(height: int, width: int, size: int) -> tuple[int, int]:
+    """Returns where the corner of an image lies that is padded to `size` in height and width."""
+    return (size - height) // 2, (size - width) // 2
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -190,12 +199,14 @@ class TrainingData:
         transformed: Sample of Q, float32 [m, c, h, w].
         validation: Monitoring; nothing of it decides anything in training. None for one's own images.
         redraw: Where the mixture is drawn afresh, (indices, generator) -> images; else None.
+        labels: Class of each canonical image, int64 [n], or None; for monitoring only, like `validation`.
     """
 
     canonical: Tensor
     transformed: Tensor
     validation: Mixture | None = None
     redraw: Callable[[Tensor, Generator], Tensor] | None = None
+    labels: Tensor | None = None
 
     def batch(self, step: int, size: int, *, seed: int) -> tuple[Tensor, Tensor]:
         """Returns the canonical and the transformed batch of a step, which depend on nothing but (seed, step)."""
@@ -249,8 +260,7 @@ def load_training_data(
         )
         if real.shape[1:] != fake.shape[1:]:
             raise ValueError(
-                f"data.transformed: images [c, h, w] are {tuple(fake.shape[1:])}, "
-                f"those of data.canonical {tuple(real.shape[1:])}"
+                f"data.transformed: expected images like those of data.canonical, {_kind(real)}, got {_kind(fake)}"
             )
         return TrainingData(to_float(real), to_float(fake))
     originals = load_originals(source, seed=seed, image_size=image_size, channels=channels)
@@ -266,6 +276,7 @@ def load_training_data(
         transformed=mixture.images,
         validation=evaluation_mixture(originals.validation, chosen),
         redraw=redraw if fresh_mixture else None,
+        labels=originals.canonical.labels,
     )
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,8 +12,17 @@ from licm import metrics
 from licm.classifier import predict_labels, train_classifier
 from licm.competition import compete
 from licm.config import Config
-from licm.datasets import Mixture, evaluation_mixture, load_originals, load_training_data, to_float
+from licm.datasets import (
+    Mixture,
+    Originals,
+    TrainingData,
+    evaluation_mixture,
+    load_originals,
+    load_training_data,
+    to_float,
+)
 from licm.mechanisms import parse_mechanisms
+from licm.records import Samples
 from licm.run import Run, load_run, restore_images
 
 Split = Literal["test", "validation"]
@@ -48,7 +58,7 @@ def evaluate(folder: str | Path, *, split: Split = "test", device: str = "cpu") 
         "finished": run.finished,
         "train_seconds": round(run.seconds, 2),
         "num_experts": run.config.num_experts,
-        "receptive_radius": run.experts[0].receptive_radius,
+        "receptive_radius": getattr(run.experts[0], "receptive_radius", None),
         "identity": next((r for r in history if r["kind"] == "identity"), None),
         "revivals": [r for r in history if r["kind"] == "revival"],
         "settled_steps": _settled_steps(history),
@@ -60,13 +70,63 @@ def evaluate(folder: str | Path, *, split: Split = "test", device: str = "cpu") 
     }
 
 
-def _labelled_figures(run: Run, split: Split) -> dict[str, Any]:
-    config = run.config
+@torch.no_grad()
+def take_samples(folder: str | Path, *, split: Split = "test", each: int = 3, device: str = "cpu") -> Samples:
+    """Runs a few images through every expert, to be looked at.
+
+    They are the first `each` images under each mechanism among those that `evaluate` measures; with images of
+    one's own, of the first thousand the first `each` that every expert wins.
+
+    Args:
+        folder: The run folder.
+        split: As in `evaluate`.
+        each: Images per mechanism, or per winning expert.
+        device: Where to compute.
+
+    Raises:
+        ValueError: If the folder is not a run, has no readable checkpoint, or its data cannot be read.
+    """
+    run = load_run(folder, device=device)
+    if run.config.data.canonical is None:
+        _, mixture = _evaluated(run.config, split)
+        images, group = mixture.images, mixture.mechanism
+    else:
+        mixture, images = None, _training_data(run.config).transformed[:1000]
+        group = compete(run.experts, run.discriminator, images.to(run.device))[1].cpu()
+    chosen = torch.cat([(group == index).nonzero().flatten()[:each] for index in group.unique()])
+    inputs = images[chosen].to(run.device)
+    scores, winners = compete(run.experts, run.discriminator, inputs)
+    return Samples(
+        inputs=_to_bytes(inputs),
+        outputs=_to_bytes(torch.stack(run.experts(inputs), dim=1)),
+        scores=scores.T.cpu().numpy(),
+        winners=winners.cpu().numpy(),
+        mechanism=None if mixture is None else mixture.mechanism[chosen].numpy(),
+        originals=None if mixture is None else _to_bytes(mixture.originals[chosen]),
+    )
+
+
+def _to_bytes(images: Tensor) -> np.ndarray:
+    """Turns images in [0, 1] into uint8."""
+    return (images * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def _evaluated(config: Config, split: Split) -> tuple[Originals, Mixture]:
+    """The originals of a run's source, and those of `split` under its mechanisms."""
     originals = load_originals(
         config.data.source, seed=config.seed, image_size=config.data.image_size, channels=config.data.channels
     )
+    return originals, evaluation_mixture(getattr(originals, split), parse_mechanisms(config.mechanisms))
+
+
+def _training_data(config: Config) -> TrainingData:
+    return load_training_data(**config.data.model_dump(), mechanisms=config.mechanisms, seed=config.seed)
+
+
+def _labelled_figures(run: Run, split: Split) -> dict[str, Any]:
+    config = run.config
+    originals, mixture = _evaluated(config, split)
     mechanisms = parse_mechanisms(config.mechanisms)
-    mixture = evaluation_mixture(getattr(originals, split), mechanisms)
     scores, winners, restored = restore_images(run, mixture.images)
     matrix = metrics.winner_matrix(
         mixture.mechanism, winners, num_mechanisms=len(mechanisms), num_experts=config.num_experts
@@ -103,7 +163,7 @@ def _labelled_figures(run: Run, split: Split) -> dict[str, Any]:
 
 
 def _label_free_figures(run: Run) -> dict[str, Any]:
-    data = load_training_data(**run.config.data.model_dump(), mechanisms=run.config.mechanisms, seed=run.config.seed)
+    data = _training_data(run.config)
     moved = data.transformed.to(run.device, memory_format=torch.channels_last)
     scores, winners = (result.cpu() for result in compete(run.experts, run.discriminator, moved))
     real_score = _real_score(run, data.canonical[:1000])

@@ -72,12 +72,16 @@ class Health:
         """Returns which experts lead by less than `below` times the mean margin where they win, bool [N'].
 
         They are dead, or double another's work. What counts is the lead in an image won, not the number of images,
-        so the rightful owner of a rare mechanism is not idle; an expert that wins less than a twentieth of an even
-        share is, whatever its lead.
+        so the rightful owner of a rare mechanism, whose lead is large, is not idle. An expert with less than twice
+        that lead is idle too where it also wins so little that its contribution is below `below` of an even one:
+        two that halve one mechanism. One that wins less than a twentieth of an even share is, whatever its lead.
         """
         if len(self.contribution) == 1:
             return torch.zeros(1, dtype=torch.bool)
-        return ~self._working() | (self.contribution < below * self.win_share * self.margin)
+        lead = self.contribution / self.win_share.clamp(min=1e-12)
+        weak = lead < below * self.margin
+        halved = (lead < 2 * below * self.margin) & (self.contribution < below * self.margin / len(lead))
+        return ~self._working() | weak | halved
 
     def are_duplicates(self, i: int, j: int, margin: float) -> bool:
         """Returns whether either expert could do the other's work at a cost in score below `margin`."""

@@ -12,7 +12,7 @@ from licm.seeding import generator
 
 
 def train_identity(
-    expert: Expert,
+    expert: nn.Module,
     images: Tensor,
     *,
     seed: int,
@@ -51,14 +51,15 @@ def train_identity(
     return max_steps
 
 
-def analytic_identity(expert: Expert, *, seed: int, index: int, std: float = 0.01) -> None:
+def analytic_identity(expert: nn.Module, *, seed: int, index: int, std: float = 0.01) -> None:
     """Draws the last convolution from N(0, std^2), which makes a residual expert near the identity.
 
     Raises:
         ValueError: If the expert's head is not residual.
     """
-    if expert.head != "residual":
-        raise ValueError(f"identity.start: 'analytic' needs experts.head 'residual', got {expert.head!r}")
+    if not isinstance(expert, Expert) or expert.head != "residual":
+        found = getattr(expert, "head", type(expert).__name__)
+        raise ValueError(f"identity.start: 'analytic' needs experts.head 'residual', got {found!r}")
     draws = generator(seed, "analytic identity", index)
     with torch.no_grad():
         assert expert.last.bias is not None

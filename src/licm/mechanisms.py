@@ -183,6 +183,7 @@ MECHANISMS: dict[str, MechanismKind] = {
     "thicken": MechanismKind(thicken, _levels("radius", 1, 2), {"radius": (0, 100)}),
     "thin": MechanismKind(thin, _levels("radius", 1, 2), {"radius": (0, 100)}),
 }
+"""The kinds of mechanisms by name; one of your own is an entry more."""
 
 MECHANISM_SETS: dict[str, tuple[str, ...]] = {
     # Parascandolo et al. 2018: 8 translations by 4 px, contrast inversion, noise of variance 0.25.
@@ -199,6 +200,7 @@ MECHANISM_SETS: dict[str, tuple[str, ...]] = {
         "noise(variance=0.25)",
     ),
 }
+"""Lists of mechanisms by name."""
 
 
 # --- Mechanisms and their notation --------------------------------------------------------------------------
@@ -223,7 +225,7 @@ class Mechanism:
         allowed = dict(list(inspect.signature(MECHANISMS[self.kind].transform).parameters.items())[2:])
         for name, value in self.parameters.items():
             if name not in allowed:
-                raise ValueError(unknown_name(f"parameter of mechanism {self.kind!r}", name, allowed))
+                raise ValueError(f"mechanism {self.kind!r}: {unknown_name('parameter', name, allowed)}")
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise ValueError(f"mechanism {self.kind!r}: {name} must be a finite number, got {value!r}")
             if allowed[name].annotation is int and not isinstance(value, int):
@@ -331,6 +333,8 @@ def parse_mechanisms(notation: str | Sequence[str]) -> list[Mechanism | Chain]:
     """
     if isinstance(notation, str):
         if notation not in MECHANISM_SETS:
-            raise ValueError(unknown_name("mechanism set", notation, MECHANISM_SETS))
+            raise ValueError(
+                f"{unknown_name('mechanism set', notation, MECHANISM_SETS)}, or a list such as [invert, shift(dx=4)]"
+            )
         notation = MECHANISM_SETS[notation]
     return [parse_mechanism(text) for text in notation]

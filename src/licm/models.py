@@ -6,7 +6,7 @@ connected layer of 1024 at the end. Everything that differs between presets is a
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,7 @@ class Expert(nn.Module):
             inputs = width
         self.body = nn.Sequential(*layers)
         self.last = nn.Conv2d(inputs, channels, 3, padding=dilations[-1], dilation=dilations[-1])
+        self.channels = channels
         self.head = head
         self.coordinates = coordinates
         self.receptive_radius = sum(dilations)
@@ -81,11 +82,6 @@ class Expert(nn.Module):
         if self.head == "residual":
             change = change + torch.logit(images.clamp(_LOGIT_MARGIN, 1 - _LOGIT_MARGIN))
         return torch.sigmoid(change)
-
-    @property
-    def uses_batch_statistics(self) -> bool:
-        """Whether in training mode an output depends on the other images of the batch."""
-        return any(isinstance(module, nn.BatchNorm2d) for module in self.modules())
 
 
 def _with_coordinates(images: Tensor) -> Tensor:
@@ -136,6 +132,7 @@ class Discriminator(nn.Module):
         self.features = nn.Sequential(*layers)
         self.hidden = nn.Sequential(nn.Linear(inputs * side * side, hidden), _ACTIVATIONS[activation]())
         self.logit = nn.Linear(hidden, 1)
+        self.channels = channels
         self.image_size = image_size
 
     def forward(self, images: Tensor) -> Tensor:
@@ -148,20 +145,31 @@ class Discriminator(nn.Module):
         return self.logit(self.hidden(self.features(images).flatten(1))).squeeze(1)
 
 
+EXPERTS: dict[str, Callable[..., nn.Module]] = {"convolutional": Expert}
+"""Architectures by name: functions of `channels` and the settings under `experts` to a module [n, c, h, w] in [0, 1] ->
+the same shape and range. Add one of your own here; a run names it in `experts.architecture`."""
+
+
 class ExpertBank(nn.Module):
     """The experts E_1..E_N', all of one architecture."""
 
-    def __init__(self, experts: Iterable[Expert]) -> None:
+    def __init__(self, experts: Iterable[nn.Module]) -> None:
         super().__init__()
         self.experts = nn.ModuleList(experts)
+
+    @property
+    def uses_batch_statistics(self) -> bool:
+        """Whether in training mode an output depends on the other images of the batch."""
+        kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+        return any(isinstance(module, kinds) for module in self.modules())
 
     def __len__(self) -> int:
         return len(self.experts)
 
-    def __getitem__(self, index: int) -> Expert:
-        return cast(Expert, self.experts[index])
+    def __getitem__(self, index: int) -> nn.Module:
+        return self.experts[index]
 
-    def __iter__(self) -> Iterator[Expert]:
+    def __iter__(self) -> Iterator[nn.Module]:
         return (self[index] for index in range(len(self)))
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -179,7 +187,7 @@ class ExpertBank(nn.Module):
         Returns:
             [n, c, h, w] in [0, 1].
         """
-        check_images(images, "images", channels=self[0].last.out_channels)
+        check_images(images, "images", channels=getattr(self[0], "channels", None))
         self.eval()
         restored = torch.empty_like(images)
         for index in experts.unique().tolist():

@@ -1,5 +1,7 @@
 """What a person sees while a run trains: a bar in a terminal, a line now and then elsewhere."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -38,6 +40,7 @@ class Progress:
         self.show = {
             "identity progress": self._show_identity_progress,
             "identity": self._show_identity,
+            "judge": self._show_judge,
             "step": self._show_step,
             "validation": self._show_validation,
             "revival": self._show_revival,
@@ -63,6 +66,12 @@ class Progress:
         worst = max(record["errors"])
         self._say(f"identity start ({record['start']}): mean squared error at most {worst:.4f}")
 
+    def _show_judge(self, record: dict[str, Any]) -> None:
+        self._say(
+            f"a classifier of clean images is right on {record['accuracy_clean']:.3f} of the clean and "
+            f"{record['accuracy_transformed']:.3f} of the transformed validation images"
+        )
+
     def _show_step(self, record: dict[str, Any]) -> None:
         if self.first is None:
             self.first = (record["step"], record["seconds"])
@@ -86,6 +95,8 @@ class Progress:
 
     def _show_validation(self, record: dict[str, Any]) -> None:
         figures = f"matched share {record['matched_share']:.3f}, PSNR {record['psnr']:.1f} dB"
+        if record["accuracy_restored"] is not None:
+            figures += f", accuracy {record['accuracy_restored']:.3f}"
         self.validated = f", {figures}"
         if not self.console.is_terminal:
             self._say(f"step {record['step']}: on validation {figures}")
@@ -96,3 +107,13 @@ class Progress:
     def _say(self, line: str) -> None:
         if not self.quiet:
             self.bar.console.print(line, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def track_images(*, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Gives a callback (done, total) that moves a bar in a terminal, and is silent elsewhere."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task("restoring", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -49,7 +49,7 @@ class Revival:
     idle_below: float = 0.25
     overloaded_above: float = 1.25
     noise: float = 0.02
-    duplicate_margin: float = 0.1
+    duplicate_margin: float = 0.05
     max_tries: int = 2
     trial_steps: int = 100
     tries: Tensor = field(init=False)

@@ -11,7 +11,7 @@ from licm import checkpoint as files
 from licm.competition import Competition, compete
 from licm.config import Config
 from licm.health import Health
-from licm.models import Discriminator, Expert, ExpertBank
+from licm.models import EXPERTS, Discriminator, ExpertBank
 from licm.revival import Revival
 from licm.seeding import derive_seed
 
@@ -79,17 +79,21 @@ def build_run(config: Config, *, channels: int, image_size: int, device: str = "
     """Builds a run's modules with weights drawn from its seed.
 
     Raises:
-        ValueError: If torch cannot compute on the device here, or the discriminator does not fit the image size.
+        ValueError: If torch cannot compute on the device here, the discriminator does not fit the image size, or an
+            expert does not give images of the shape and range it was given.
     """
     _check_device(device)
+    settings = config.experts.model_dump()
+    make_expert = EXPERTS[settings.pop("architecture")]
     experts = []
     with torch.random.fork_rng(devices=[]):
         for index in range(config.num_experts):
             torch.manual_seed(derive_seed(config.seed, "expert weights", index))
-            experts.append(Expert(channels=channels, **config.experts.model_dump()))
+            experts.append(make_expert(channels=channels, **settings))
         torch.manual_seed(derive_seed(config.seed, "discriminator weights"))
         discriminator = Discriminator(channels=channels, image_size=image_size, **config.discriminator.model_dump())
     bank = ExpertBank(experts)
+    _check_expert(bank[0], config.experts.architecture, torch.zeros(2, channels, image_size, image_size))
     for module in (bank, discriminator):
         module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     competition = Competition(
@@ -102,6 +106,17 @@ def build_run(config: Config, *, channels: int, image_size: int, device: str = "
     rule = config.revival.model_dump(exclude={"enabled", "until"})
     revival = Revival(config.num_experts, config.seed, **rule)
     return Run(config, competition, Health.start(config.num_experts), revival)
+
+
+def _check_expert(expert: torch.nn.Module, name: str, images: Tensor) -> None:
+    with torch.no_grad():
+        output = expert.eval()(images)
+    if output.shape != images.shape or not (output.min() >= 0 and output.max() <= 1):
+        low, high = output.min().item(), output.max().item()
+        raise ValueError(
+            f"expert architecture {name!r}: expected output {tuple(images.shape)} in [0, 1] as the input, "
+            f"got {tuple(output.shape)} from {low:g} to {high:g}"
+        )
 
 
 def _check_device(device: str) -> None:
@@ -143,7 +158,7 @@ def save_run(run: Run, folder: Path) -> None:
         "step": run.step,
         "decay_start": run.decay_start,
         "seconds": run.seconds,
-        "image_shape": [run.experts[0].last.out_channels, run.discriminator.image_size],
+        "image_shape": [run.discriminator.channels, run.discriminator.image_size],
         "health": run.health.state(),
         "revival": revival,
     }

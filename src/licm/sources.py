@@ -1,67 +1,32 @@
 """Where images come from: the embedded MNIST subset, IDX files, Omniglot, folders of images and `.npz` files.
 
-Every source gives an `ImageSet` of 8-bit images; scaling to [0, 1] and the transformations come later. Known
-data sets are looked for under the folder that `LICM_DATA_DIR` names, and downloaded if they are not there.
+Every source gives an `ImageSet` of 8-bit images; scaling to [0, 1] and the transformations come later.
 """
 
-import gzip
 import hashlib
 import io
-import logging
 import os
-import tempfile
-import zipfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import NoReturn
+from typing import IO
 
 import numpy as np
-import pooch
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from licm.checks import unknown_name
+from licm.downloads import IDX_FILES, OMNIGLOT_FILE, find_file, obtain
+from licm.reading import check_regular, read_content, read_npz, read_zip, refuse
 
-MIRRORS = {  # the file's name is appended; IDX files as `.gz`
-    "mnist": (
-        "https://ossci-datasets.s3.amazonaws.com/mnist/",
-        "https://storage.googleapis.com/cvdf-datasets/mnist/",
-    ),
-    "fashion-mnist": (
-        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-        "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
-    ),
-    "omniglot": ("https://raw.githubusercontent.com/brendenlake/omniglot/master/python/",),
-}
-FOLDERS = {  # where an existing copy may lie: under LICM_DATA_DIR or, if absolute, where Debian puts it
-    "mnist": ("mnist", "MNIST/raw", "."),
-    "fashion-mnist": ("fashion-mnist", "FashionMNIST/raw", "/usr/share/datasets/fashion-mnist"),
-    "omniglot": ("omniglot", "."),
-}
-OMNIGLOT_FILE = "images_background_small1.zip"
-SHA256 = {  # of the unpacked IDX files, as gzip copies differ from mirror to mirror; of the zip as it is
-    "mnist": {
-        "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-        "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-        "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-        "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-    },
-    "fashion-mnist": {  # computed from Debian's dataset-fashion-mnist 0.0~git20200523.55506a9-1
-        "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-        "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-        "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-        "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-    },
-    "omniglot": {OMNIGLOT_FILE: "f38eb80f801274ac2b4dff5b24289016bfaba4a7d5bb50deebf27104ad6cb8a4"},
-}
-IDX_FILES = tuple(SHA256["mnist"])
 EMBEDDED_FILE = Path(__file__).parent / "data" / "mnist_embedded.npz"
 EMBEDDED_SHA256 = "311adea4e867ddb48abe08b85fff55b1227a13bf13878f2956e5b9706b49b4c8"  # by `checksum_arrays`
 EMBEDDED_PARTS = ("canonical", "to_transform", "validation", "test")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # all that Pillow is asked to try, whatever a file's name
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +83,7 @@ def load_embedded() -> dict[str, ImageSet]:
     Raises:
         ValueError: If the file is damaged.
     """
-    arrays = _read_npz(EMBEDDED_FILE)
+    arrays = read_npz(EMBEDDED_FILE)
     if (got := checksum_arrays(arrays)) != EMBEDDED_SHA256:
         raise ValueError(f"{EMBEDDED_FILE}: expected arrays with sha256 {EMBEDDED_SHA256}, got {got}")
     return {name: _image_set(arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in EMBEDDED_PARTS}
@@ -133,7 +98,7 @@ def read_idx(path: str | Path) -> np.ndarray:
     Raises:
         ValueError: If the file is missing, damaged, truncated, empty or not an IDX file of unsigned bytes.
     """
-    return _parse_idx(_read_content(path), path)
+    return _parse_idx(read_content(path), path)
 
 
 def load_idx_folder(folder: str | Path, *, sha256: dict[str, str] | None = None) -> tuple[ImageSet, ImageSet]:
@@ -152,7 +117,7 @@ def load_idx_folder(folder: str | Path, *, sha256: dict[str, str] | None = None)
     """
     if not (files := find_idx_files(folder)):
         raise ValueError(f"{folder}: expected {', '.join(IDX_FILES)}, plain or .gz; not all are there")
-    contents = [_read_content(path, (sha256 or {}).get(name)) for name, path in zip(IDX_FILES, files)]
+    contents = [read_content(path, (sha256 or {}).get(name)) for name, path in zip(IDX_FILES, files)]
     arrays = [_parse_idx(content, path) for content, path in zip(contents, files)]
     try:
         return _image_set(*arrays[:2]), _image_set(*arrays[2:])
@@ -161,7 +126,7 @@ def load_idx_folder(folder: str | Path, *, sha256: dict[str, str] | None = None)
 
 
 def load_mnist(name: str = "mnist") -> tuple[ImageSet, ImageSet]:
-    """Loads the full MNIST or Fashion-MNIST: an existing copy (see `FOLDERS`), else downloaded into a cache.
+    """Loads the full MNIST or Fashion-MNIST: an existing copy (see `licm.downloads`), else downloaded into a cache.
 
     Args:
         name: `mnist` or `fashion-mnist`.
@@ -175,7 +140,7 @@ def load_mnist(name: str = "mnist") -> tuple[ImageSet, ImageSet]:
     """
     if name not in ("mnist", "fashion-mnist"):
         raise ValueError(unknown_name("data set", name, ("mnist", "fashion-mnist")))
-    arrays = [_parse_idx(_obtain(name, file), file) for file in IDX_FILES]
+    arrays = [_parse_idx(obtain(name, file), file) for file in IDX_FILES]
     return _image_set(*arrays[:2]), _image_set(*arrays[2:])
 
 
@@ -193,23 +158,17 @@ def load_omniglot(path: str | Path | None = None) -> ImageSet:
         ValueError: If the zip is damaged or not of that form.
         ConnectionError: If it has to be downloaded and no mirror gives it.
     """
-    content = _obtain("omniglot", OMNIGLOT_FILE) if path is None else _read_content(path)
+    source = obtain("omniglot", OMNIGLOT_FILE) if path is None else path
     path = path or OMNIGLOT_FILE
-    try:
-        archive = zipfile.ZipFile(io.BytesIO(content))
-    except Exception as error:  # zipfile raises many kinds for damaged files
-        _refuse(path, error)
-    entries = sorted(name for name in archive.namelist() if name.endswith(".png") and name.count("/") >= 2)
-    if not entries:
+    drawings = {name: png for name, png in read_zip(source, path, suffix=".png") if name.count("/") >= 2}
+    if not drawings:
         raise ValueError(f"{path}: expected .../alphabet/character/drawing.png in the zip, got none")
     before = np.clip(np.linspace(0, 105, 21)[:, None] - np.arange(105), 0, 1)  # [21, 105]: share before edge i
     shares = np.diff(before, axis=0) / (105 / 20)  # [20, 105]: exact area weights
+    entries = sorted(drawings)
     images = np.zeros((len(entries), 1, 28, 28), np.uint8)
     for image, entry in zip(images, entries):
-        try:
-            ink = 255.0 - np.asarray(Image.open(io.BytesIO(archive.read(entry))).convert("L"))
-        except Exception as error:  # zipfile and Pillow raise many kinds for damaged files
-            _refuse(f"{path}: {entry}", error)
+        ink = 255.0 - np.asarray(_open_image(io.BytesIO(drawings[entry]), f"{path}: {entry}").convert("L"))
         if ink.shape != (105, 105) or not ink.any():
             raise ValueError(f"{path}: {entry}: expected 105x105 with ink, got {ink.shape}, {ink.max():g}")
         small = shares @ ink @ shares.T
@@ -233,13 +192,8 @@ def load_image_folder(folder: str | Path, *, channels: int | None = None) -> Ima
     """
     if channels not in (None, 1, 3):
         raise ValueError(f"channels: expected 1, 3 or None, got {channels!r}")
-    folder = Path(folder)
-    walk = os.walk(folder, onerror=lambda error: _refuse(folder, error))
-    names = sorted(Path(at, name).relative_to(folder).as_posix() for at, _, found in walk for name in found)
-    paths = [folder / n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and "/." not in f"/{n}"]
-    if not paths:
-        raise ValueError(f"{folder}: expected images ({' '.join(IMAGE_SUFFIXES)}), got a folder with none")
-    images = [_read_image(path) for path in paths]
+    paths = find_images(folder)
+    images = [read_image(path) for path in paths]
     sizes = [f"{image.width}x{image.height}" for image in images]
     for path, size in zip(paths, sizes):
         if size != sizes[0]:
@@ -247,6 +201,21 @@ def load_image_folder(folder: str | Path, *, channels: int | None = None) -> Ima
     grey = channels == 1 or (channels is None and all(image.mode == "L" for image in images))
     array = np.stack([np.asarray(image.convert("L" if grey else "RGB")) for image in images])
     return _image_set(array if grey else array.transpose(0, 3, 1, 2).copy())
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """Returns the images in a folder and its subfolders, in the order of their names.
+
+    Raises:
+        ValueError: If a folder cannot be read, or there is no image.
+    """
+    folder = Path(folder)
+    walk = os.walk(folder, onerror=lambda error: refuse(getattr(error, "filename", None) or folder, error))
+    names = sorted(Path(at, name).relative_to(folder).as_posix() for at, _, found in walk for name in found)
+    paths = [folder / n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and "/." not in f"/{n}"]
+    if not paths:
+        raise ValueError(f"{folder}: expected images ({' '.join(IMAGE_SUFFIXES)}), got a folder with none")
+    return paths
 
 
 def load_npz(path: str | Path) -> ImageSet:
@@ -262,7 +231,7 @@ def load_npz(path: str | Path) -> ImageSet:
     Raises:
         ValueError: If the file is missing or damaged, or its arrays are not as described.
     """
-    arrays = _read_npz(path)
+    arrays = read_npz(path)
     images, labels = arrays.get("images"), arrays.get("labels")
     if images is None:
         raise ValueError(f"{path}: expected an array 'images', got {sorted(arrays)}")
@@ -272,7 +241,8 @@ def load_npz(path: str | Path) -> ImageSet:
     if np.issubdtype(images.dtype, np.floating):
         low, high = images.min(), images.max()
         if not (low >= 0 and high <= 1):  # also true of NaN
-            raise ValueError(f"{path}: images: expected values in [0, 1], got from {low:g} to {high:g}")
+            got = "NaN" if np.isnan(low) else f"values from {low:g} to {high:g}"
+            raise ValueError(f"{path}: images: expected values in [0, 1], got {got}")
         images = np.rint(images.astype(np.float32) * 255).astype(np.uint8)
     if images.dtype != np.uint8:
         raise ValueError(f"{path}: images: expected uint8 or floating-point, got {images.dtype}")
@@ -292,109 +262,73 @@ def load_images(path: str | Path, *, channels: int | None = None) -> ImageSet:
         return load_image_folder(path, channels=channels)
     if path.suffix == ".npz":
         return load_npz(path)
-    content = _read_content(path)
+    content = read_content(path)
     if content[:4] != b"\0\0\x08\x03":
-        raise ValueError(f"{path}: expected a folder of images, a .npz or an IDX file of images, got neither")
+        raise ValueError(f"{path}: expected a folder of images, a .npz file or an IDX file of images, got another file")
     return _image_set(_parse_idx(content, path))
-
-
-def _obtain(name: str, file: str) -> bytes:
-    """Returns the verified content of a file of the data set `name`: existing, cached or downloaded."""
-    base = os.environ.get("LICM_DATA_DIR")
-    if base and not Path(base).is_dir():
-        raise ValueError(f"LICM_DATA_DIR: expected an existing folder, got {base!r}")
-    places = [Path(base or "", place) for place in FOLDERS[name] if base or os.path.isabs(place)]
-    cache = Path(pooch.os_cache("licm"), name)
-    sha256 = SHA256[name][file]
-    for folder in (*places, cache):
-        if path := _find_file(folder, file):
-            return _read_content(path, sha256)
-    cache.mkdir(parents=True, exist_ok=True)
-    packed = file if file.endswith(".zip") else f"{file}.gz"
-    problems = []
-    with tempfile.TemporaryDirectory(dir=cache) as fresh:  # wrong content never enters the cache
-        for url in (mirror + packed for mirror in MIRRORS[name]):
-            logging.getLogger(__name__).info("downloading %s", url)
-            try:
-                pooch.HTTPDownloader(chunk_size=1 << 16)(url, f"{fresh}/{packed}", None)
-                content = _read_content(f"{fresh}/{packed}", sha256)
-            except OSError as error:
-                problems.append(f"{url} ({type(error).__name__})")
-            except ValueError:
-                problems.append(f"{url} (wrong content)")
-            else:
-                os.replace(f"{fresh}/{packed}", cache / packed)
-                return content
-    told = f"LICM_DATA_DIR can name a folder that has it; tried {', '.join(problems)}"
-    raise ConnectionError(f"{name}: no mirror gave {file}; {told}")
 
 
 def find_idx_files(folder: str | Path) -> list[Path]:
     """Returns the four standard files that `load_idx_folder` would read, or none."""
     for place in (".", "raw", "mnist", "MNIST/raw", "fashion-mnist", "FashionMNIST/raw"):
-        files = [path for name in IDX_FILES if (path := _find_file(Path(folder, place), name))]
+        files = [path for name in IDX_FILES if (path := find_file(Path(folder, place), name))]
         if len(files) == len(IDX_FILES):
             return files
     return []
-
-
-def _find_file(folder: Path, name: str) -> Path | None:
-    return next((path for path in (folder / f"{name}.gz", folder / name) if path.is_file()), None)
-
-
-def _read_content(path: str | Path, sha256: str | None = None) -> bytes:
-    """Returns what is in a file, unpacked if it is gzip, and verified if there is a hash."""
-    try:
-        content = Path(path).read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-    except Exception as error:  # gzip raises many kinds for damaged files
-        _refuse(path, error)
-    if sha256 is not None and (got := hashlib.sha256(content).hexdigest()) != sha256:
-        raise ValueError(f"{path}: expected unpacked content with sha256 {sha256}, got {got}")
-    return content
 
 
 def _parse_idx(content: bytes, name: str | Path) -> np.ndarray:
     start = 4 + 4 * content[3] if len(content) > 3 else 4
     if content[:3] != b"\0\0\x08" or not 8 <= start <= len(content):
         got = content[:20].hex() or "nothing"
-        raise ValueError(f"{name}: expected the header of an IDX file of bytes, 000008.., got {got}")
+        raise ValueError(f"{name}: not an IDX file of bytes: expected it to begin with 000008, got {got}")
     shape, size = np.frombuffer(content[4:start], ">u4").tolist(), len(content) - start
     if size != prod(shape) or size == 0 or len(shape) > 4:
-        raise ValueError(f"{name}: expected {prod(shape)} bytes for 1 to 4 sizes {shape}, got {size}")
+        raise ValueError(f"{name}: damaged: its header states 1 to 4 sizes {shape}, {prod(shape)} bytes, got {size}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
 
 
-def _read_image(path: Path) -> Image.Image:
-    """Returns one still, opaque 8-bit image in mode L or RGB."""
+def read_image(path: str | Path) -> Image.Image:
+    """Returns one still, opaque 8-bit image, upright, in mode L or RGB.
+
+    Raises:
+        ValueError: If the file cannot be read, is too large, or is another kind of image.
+    """
     try:
-        with Image.open(path) as file:
-            frames = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)  # MPO: a JPEG with previews
-            image = ImageOps.exif_transpose(file)
-        usable = image.mode in ("1", "L", "LA", "P", "RGB", "RGBA") and frames == 1
-        usable = usable and image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
+        check_regular(Path(path))
+        with open(path, "rb") as file:
+            return _open_image(file, path)
+    except OSError as error:
+        refuse(path, error)
+
+
+def _open_image(file: IO[bytes], name: str | Path) -> Image.Image:
+    problem = ""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of oddities in files that it reads all the same
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image: Image.Image = Image.open(file, formats=FORMATS)
+            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a JPEG with previews
+            image = ImageOps.exif_transpose(image)
+            if frames > 1:
+                problem = f"{frames} frames"
+            elif image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
+                problem = f"mode {image.mode}"
+            elif image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+                problem = "transparent pixels"
+            else:
+                image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+    except UnidentifiedImageError:
+        raise ValueError(f"{name}: cannot be read: not an image, or damaged at its start") from None
     except Exception as error:  # Pillow raises many kinds for damaged files
-        _refuse(path, error)
-    if not usable:
-        raise ValueError(f"{path}: expected an opaque 8-bit image, got mode {image.mode}, {frames} frame(s)")
-    return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-
-
-def _read_npz(path: str | Path) -> dict[str, np.ndarray]:
-    try:
-        with open(path, "rb") as raw, np.lib.npyio.NpzFile(raw) as file:  # np.load would also take .npy
-            return dict(file)
-    except Exception as error:  # NumPy and zipfile raise many kinds for damaged files
-        _refuse(path, error)
+        refuse(name, error)
+    if problem:
+        raise ValueError(f"{name}: expected an opaque 8-bit image, got {problem}")
+    return image
 
 
 def _image_set(images: np.ndarray, labels: np.ndarray | None = None) -> ImageSet:
     """Makes an `ImageSet` of uint8 images [n, h, w] or [n, c, h, w] and integer labels."""
     tensor = torch.from_numpy(images if images.ndim == 4 else images[:, None])
     return ImageSet(tensor, None if labels is None else torch.from_numpy(labels.astype(np.int64)))
-
-
-def _refuse(name: str | Path, error: Exception) -> NoReturn:
-    """Raises the one-line error for a file that cannot be read."""
-    raise ValueError(f"{name}: expected a readable file, got {error!r}") from error

@@ -1,5 +1,6 @@
 """Records as text: what a run achieved, in a few lines."""
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 _HEADLINES = (
@@ -38,3 +39,17 @@ def evaluation_table(record: dict[str, Any]) -> str:
                 f" {'(' + format(figures['psnr_transformed'][index], '.1f') + ')':>7} {figures['ssim'][index]:>7.3f}"
             )
     return "\n".join(lines)
+
+
+def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = ()) -> str:
+    """Returns rows of equally many cells with their columns aligned, to the right but for those in `left`.
+
+    >>> print(aligned([["name", "n"], ["a", "10"]], left=(0,)))
+    name   n
+    a     10
+    """
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = [
+        "  ".join(c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))) for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)

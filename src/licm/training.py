@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from licm import checkpoint as files
+from licm.checks import check_images
+from licm.classifier import MIN_SIZE, accuracy, train_classifier
 from licm.competition import StepRecord
-from licm.config import Config, to_yaml
+from licm.config import Config, flat, to_yaml
 from licm.datasets import Mixture, TrainingData, load_training_data
 from licm.identity import analytic_identity, identity_errors, train_identity
 from licm.metrics import matched_share, mean_per_mechanism, psnr, winner_matrix
@@ -28,6 +30,9 @@ from licm.run import Run, build_run, load_run, restore_images, save_run
 from licm.seeding import generator
 
 Callback = Callable[[dict[str, Any]], None]
+Watcher = Callable[[Run, TrainingData], Callback]
+
+JUDGE_IMAGES = 10_000  # labelled canonical images the history's judge learns from: 10 s on one CPU thread
 
 
 def start_identity(
@@ -140,7 +145,34 @@ def step_record(run: Run, record: StepRecord) -> dict[str, Any]:
     }
 
 
-def validation_record(run: Run, mixture: Mixture) -> dict[str, Any]:
+def train_judge(data: TrainingData, watched: Mixture) -> Callable[[Tensor], float] | None:
+    """Trains the classifier of clean images by which the history judges restored ones.
+
+    Args:
+        data: Its canonical images and their labels are learned from.
+        watched: The images to judge.
+
+    Returns:
+        A function from restorations of the watched images, [n, c, h, w], to the share that is classified as the
+        hidden originals are labelled; None where labels are unknown or the images too small to classify.
+    """
+    if data.labels is None or watched.labels is None or data.canonical.shape[-1] < MIN_SIZE:
+        return None
+    model = train_classifier(data.canonical[:JUDGE_IMAGES], data.labels[:JUDGE_IMAGES])
+    return partial(accuracy, model, labels=watched.labels)
+
+
+def judge_record(judge: Callable[[Tensor], float], mixture: Mixture) -> dict[str, Any]:
+    """Returns the bounds of the accuracies in the history: on the hidden originals and on what was made of them."""
+    return {
+        "kind": "judge",
+        "step": 0,
+        "accuracy_clean": judge(mixture.originals),
+        "accuracy_transformed": judge(mixture.images),
+    }
+
+
+def validation_record(run: Run, mixture: Mixture, judge: Callable[[Tensor], float] | None = None) -> dict[str, Any]:
     """Measures the experts on a mixture with known mechanisms, for people to watch."""
     mechanism = mixture.mechanism
     count = int(mechanism.max()) + 1
@@ -152,6 +184,7 @@ def validation_record(run: Run, mixture: Mixture) -> dict[str, Any]:
         "step": run.step,
         "matched_share": matched_share(matrix),
         "psnr": mean_per_mechanism(psnr(restored, mixture.originals), mechanism, count).mean().item(),
+        "accuracy_restored": None if judge is None else judge(restored),
         "winner_matrix": matrix.tolist(),
         "score_matrix": torch.stack(means, dim=1).tolist(),
     }
@@ -164,6 +197,7 @@ def train(
     resume: bool = False,
     device: str = "cpu",
     callbacks: Sequence[Callback] = (),
+    watchers: Sequence[Watcher] = (),
     data: TrainingData | None = None,
 ) -> Run:
     """Trains a run, leaving its folder; Ctrl-C and a termination signal save and stop it after the step.
@@ -176,18 +210,23 @@ def train(
         resume: Go on from the last checkpoint; without one, from the start.
         device: Where to compute.
         callbacks: Each is given every history record, and records of kind "identity progress".
+        watchers: For those who look at more than records: each is given the run and its data before the first record,
+            to look at and not to change, and returns a callback.
         data: What to train on; None loads what the configuration names.
 
     Returns:
         The run; `finished` tells whether it came to its end.
 
     Raises:
-        ValueError: If the folder is taken or not a run, the configuration differs from the run's, the device or
-            the data cannot be used, or training diverges.
+        ValueError: If the folder is taken, in use by another process or not a run, the configuration differs from
+            the run's, the device or the data cannot be used, or training diverges.
+        OSError: If the folder cannot be written; what was saved before is still there.
     """
     folder = Path(out)
     if resume:
         _check_resumable(files.read_config(folder), config, folder)
+    else:
+        files.check_free(folder)
     if data is None:
         data = load_training_data(**config.data.model_dump(), mechanisms=config.mechanisms, seed=config.seed)
     _check_data(data, config)
@@ -198,20 +237,22 @@ def train(
     else:
         _, channels, _, image_size = data.canonical.shape
         run = build_run(config, channels=channels, image_size=image_size, device=device)
-    if resume:
-        files.write_text(folder / files.CONFIG, to_yaml(config))
-    else:
-        files.create_run(folder, config, device=device)
+    listeners = list(callbacks)
 
     def emit(record: dict[str, Any], *, keep: bool = True) -> None:
         if keep:
             files.append_history(folder, record)
-        for callback in callbacks:
+        for callback in listeners:
             callback(record)
 
     clock, before = time.perf_counter(), run.seconds
     validation = _watched(data, config)
-    with _stop_on_signal() as stop:
+    with files.hold(folder), _stop_on_signal() as stop:
+        if resume:
+            files.write_text(folder / files.CONFIG, to_yaml(config))
+        else:
+            files.create_run(folder, config, device=device)
+        listeners += [watch(run, data) for watch in watchers]  # they may write into the folder
         if started:
             files.cut_history(folder, run.step)
         else:
@@ -221,6 +262,9 @@ def train(
             if identity is None:
                 return run
             emit(identity)
+        judge = None if validation is None or run.finished else train_judge(data, validation)
+        if validation is not None and judge is not None and not started:
+            emit(judge_record(judge, validation))
         while not run.finished and not stop.is_set():
             record = advance(run, data)
             run.seconds = before + time.perf_counter() - clock
@@ -228,7 +272,7 @@ def train(
             for event in run.events:
                 emit({"kind": "revival", "step": run.step, **event})
             if validation is not None and (run.step % config.training.validate_every == 0 or run.finished):
-                emit(validation_record(run, validation))
+                emit(validation_record(run, validation, judge))
             if run.step % config.training.save_every == 0:
                 save_run(run, folder)
         run.seconds = before + time.perf_counter() - clock
@@ -244,20 +288,27 @@ def _check_resumable(former: Config, config: Config, folder: Path) -> None:
     free = not config.training.decay and not config.revival.enabled and steps > former.training.steps
     raised = former.training.model_copy(update={"steps": steps})
     if not (free and former.model_copy(update={"training": raised}) == config):
+        changed = [key for key, value in flat(config).items() if value != flat(former).get(key)]
         raise ValueError(
-            f"run folder {str(folder)!r} was started with another configuration "
+            f"run folder {str(folder)!r} was started with another configuration: {', '.join(changed)} differ(s) "
             "(only training.steps may be raised, and only without decay and revival)"
         )
 
 
 def _check_data(data: TrainingData, config: Config) -> None:
     for name, images in (("canonical", data.canonical), ("transformed", data.transformed)):
+        check_images(images, name)
         if images.shape[-1] != images.shape[-2]:
             raise ValueError(f"{name}: expected square images, got {images.shape[-2]}x{images.shape[-1]} px")
         if len(images) < config.training.batch_size:
             raise ValueError(
-                f"{name}: {len(images)} images are fewer than training.batch_size, {config.training.batch_size}"
+                f"{name}: {len(images)} images are fewer than training.batch_size, {config.training.batch_size}; "
+                "give more images or set a smaller batch_size"
             )
+        if (images.flatten(1).amax(1) == images.flatten(1).amin(1)).all():
+            raise ValueError(f"{name}: every image is of one colour, so there is nothing to learn from")
+    if data.labels is not None and data.labels.min() < 0:
+        raise ValueError(f"labels: expected integers of at least 0, got {int(data.labels.min())}")
     watched = _watched(data, config)
     if watched is not None and data.validation is not None:
         present, known = len(watched.mechanism.unique()), len(data.validation.mechanism.unique())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, chi2_contingency, f, kstest
 
-from licm.causal.change_tests import discrete_change, holm, linear_gaussian_change, point_mass_change
+from licm.causal.change_tests import discrete_change, holm, linear_gaussian_change
 from licm.causal.changes import mechanism_changes
 from licm.causal.conditionals import LinearGaussian, Tabular
 from licm.causal.equivalence import equivalence_class, rank_by_changes
@@ -147,24 +147,56 @@ def test_a_held_parent_takes_a_degree_of_freedom():
     assert linear_gaussian_change(before, x, after, x).degrees == 3
 
 
-def test_point_masses():
-    moving, still = np.arange(50.0), np.full(50, 2.0)
-    assert point_mass_change(moving, moving) is None
-    assert point_mass_change(still, still).p_value == 1
-    assert point_mass_change(still, still + 1).hard
-    assert point_mass_change(moving, still).hard
-    assert point_mass_change(still, moving).hard
-    nearly = np.array([0] * 99 + [1])
-    assert point_mass_change(nearly, np.zeros(100, int)) is None  # may be chance
-
-
-def test_an_exact_function_of_the_parents_is_a_point_mass_given_them():
+def test_values_without_noise():
+    """Continuous: a point mass, or an exact function of the parents, which is one given them."""
     source = np.random.default_rng(0)
-    x = source.normal(size=(100, 1))
-    exact, noisy = 2 * x[:, 0], 2 * x[:, 0] + source.normal(size=100)
+    x, z = source.normal(size=(100, 1)), np.empty((100, 0))
+    exact, noisy, still = 2 * x[:, 0], 2 * x[:, 0] + source.normal(size=100), np.full(100, 3.0)
+    assert linear_gaussian_change(noisy, x, still, x).hard
+    assert linear_gaussian_change(still, z, noisy, z).hard
+    assert linear_gaussian_change(still, x, still, x).p_value == 1
+    assert linear_gaussian_change(still, x, still + 1, x).hard
     assert linear_gaussian_change(exact, x, exact, x).p_value == 1
     assert linear_gaussian_change(noisy, x, exact, x).hard
     assert linear_gaussian_change(exact, x, exact + 1, x).hard
+    far = 1e9 + noisy  # noise is told from rounding far from zero too
+    assert 0 < linear_gaussian_change(far, x, far[::-1], x[::-1]).p_value <= 1
+
+
+def test_states_without_noise():
+    z = np.empty((100, 0), int)
+    coin, ones = np.arange(100) % 2, np.ones(100, int)
+    assert discrete_change(coin, z, ones, z).hard
+    assert discrete_change(ones, z, coin, z).hard
+    assert discrete_change(ones, z, 1 - ones, z).hard
+    assert discrete_change(ones, z, ones, z).p_value == 1
+    nearly = np.arange(100) > 0  # 1 of 100: that none is left has chance 1/2
+    assert not discrete_change(nearly, z, ones, z).hard
+    assert not discrete_change(coin[:2], z[:2], ones, z).hard  # few rows make nothing incredible
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_a_child_that_stands_still_since_its_parent_does_was_not_set(value):
+    """A copy of its parent is constant after a do on the parent, its mechanism is what it was."""
+    source = np.random.default_rng(0)
+    graph = nx.DiGraph([("cause", "copy")])
+    bits = source.integers(0, 2, 500)
+    held = np.full(500, value)
+    for scale in (1, 2.5):  # discrete, and continuous
+        before = {"cause": bits if scale == 1 else source.normal(size=500)}
+        before["copy"], after = scale * before["cause"], {"cause": held, "copy": scale * held}
+        report = mechanism_changes(graph, before, after)
+        assert (report.changed, report.hard) == (["cause"], ["cause"])
+        assert report.findings["copy"].p_value == 1
+
+
+def test_what_was_set_before_and_stays_set_is_unchanged():
+    source = np.random.default_rng(0)
+    model = gaussian(COLLIDER, source)
+    before, after = model.do(c=2).sample(500, source), model.do(c=2).soft("a", shift=3.0).sample(500, source)
+    assert mechanism_changes(COLLIDER, before, after).changed == ["a"]
+    other = model.do(c=3).sample(500, source)
+    assert mechanism_changes(COLLIDER, before, other).hard == ["c"]
 
 
 def test_a_continuous_node_may_have_discrete_parents():
@@ -210,7 +242,7 @@ def test_the_report_says_it_and_draws_it(tmp_path):
     again = tmp_path / "again.svg"
     report.draw(again)
     assert again.read_bytes() == (tmp_path / "changes.svg").read_bytes()
-    with pytest.raises(ValueError, match=r"picture 'x.txt': expected a name that ends in .png, .svg, .pdf"):
+    with pytest.raises(ValueError, match=r"'x.txt': expected a name that ends in .png or .svg"):
         report.draw("x.txt")
 
 
@@ -222,6 +254,7 @@ def test_the_report_says_it_and_draws_it(tmp_path):
         ({"before": {"a": [1, 2]}}, "before: no column for node 'b'"),
         ({"after": {"a": [0.5, 1], "b": [np.nan, 1], "c": [1, 2]}}, "after: column 'b' has missing values"),
         ({"graph": nx.DiGraph([("a", "b"), ("b", "a")])}, "graph: expected no cycle"),
+        ({"after": {"a": ["x"], "b": [0.5], "c": [1.5]}}, "column 'a' has words on one side and numbers on the other"),
         ({"before": {n: [0.5, 1] for n in "abc"}}, "node 'a': needs at least 3 observations a side, got 2"),
     ],
 )

@@ -186,12 +186,17 @@ def test_users_errors_are_named():
         CausalFactorization(CHAIN, "linear_gaussian").fit({**data, "b": 2 * data["a"]})
     with pytest.raises(ValueError, match=r"node 'a': tabular: expected states 0, 1, \.\.\., got"):
         CausalFactorization(CHAIN, "tabular").fit(data)
+    with pytest.raises(ValueError, match=r"node 'a': tabular: expected states 0, 1, \.\.\., got .*'u'"):
+        CausalFactorization(CHAIN, "tabular").fit({**data, "a": ["u"] * 50})
     with pytest.raises(ValueError, match="unknown node 'z'"):
         model.do(z=1)
     with pytest.raises(ValueError, match="do: expected at least one node and its value"):
         model.do()
     with pytest.raises(ValueError, match="soft: expected a shift, or another mechanism and its share"):
         model.soft("b")
+    for half in ({"share": 0.5}, {"other": LinearGaussian([1.0])}):
+        with pytest.raises(ValueError, match="soft: another mechanism and its share go together, got one of them"):
+            model.soft("b", shift=1.0, **half)
     with pytest.raises(ValueError, match="that of 'b' takes 2"):
         model.soft("b", other=LinearGaussian([1, 1], 0, 1), share=0.5)
     with pytest.raises(ValueError, match="count: expected at least 1, got 0"):

@@ -310,50 +310,32 @@ def mechanisms(
 
 @app.command()
 def structure(
-    data: Annotated[Path, typer.Argument(metavar="DATA.csv|.parquet", help="A table with a name for each column.")],
-    picture: Annotated[Path | None, typer.Option(help="Where to draw it (.png, .svg, .pdf); DATA.tree.png.")] = None,
-    no_picture: Annotated[bool, typer.Option("--no-picture", help="Only print the tree.")] = False,
-    kind: Annotated[str, typer.Option(help="auto, discrete, gaussian, or mixed for bins.")] = "auto",
-    bins: Annotated[int, typer.Option(help="Of a continuous column among discrete ones.")] = 8,
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A .csv with a line of names, or a .parquet.")],
+    out: Annotated[Path | None, typer.Option(help="The picture: a new .png or .svg file. [TABLE.tree.png]")] = None,
+    kind: Annotated[str, typer.Option(help="discrete, gaussian, or mixed: continuous in bins.")] = "auto",
     missing: Annotated[str, typer.Option(help="Values: refuse, pairwise, or category.")] = "refuse",
     root: Annotated[str | None, typer.Option(help="The column the tree hangs from.")] = None,
     bias_correction: Annotated[bool, typer.Option("--bias-correction", help="Miller and Madow's.")] = False,
     approximate: Annotated[bool, typer.Option("--approximate", help="For tens of thousands of columns.")] = False,
     bootstrap: Annotated[int, typer.Option(help="Samples for the confidence in each edge.", min=0)] = 0,
-    seed: Annotated[int, typer.Option(help="Of samples and sketch.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of these samples and of --approximate.", min=0)] = 0,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Print and draw the Chow-Liu tree of a table: the maximum spanning tree under mutual information.
 
-    Example: licm structure survey.csv --picture survey.svg --bootstrap 100
+    Example: licm structure survey.csv --bootstrap 100
     """
-    import numpy as np
+    from licm.causal.structure import learn_structure, structure_text
 
-    from licm.causal.chow_liu import ChowLiu
-    from licm.causal.drawing import check_picture_path, draw_tree, tree_text
-    from licm.causal.table_files import read_table
-
-    where = check_picture_path(picture or f"{data.stem}.tree.png")
-    columns = read_table(data)
-    model = ChowLiu(
-        kind=kind,  # type: ignore[arg-type]
-        bins=bins,
-        missing=missing,  # type: ignore[arg-type]
-        root=root,
-        bias_correction=bias_correction,
-        method="approximate" if approximate else "exact",
-        seed=seed,
-    ).fit(columns)
-    tree = model.to_networkx()
-    confidence = model.confidence_by_edge(np.random.default_rng(seed), repeats=bootstrap) if bootstrap else None
-    if not quiet:
-        rows = len(next(iter(columns.values())))
-        typer.echo(f"{len(columns)} {model.kind_} variables, {rows} rows, {model.total_weight_:.6g} nats in the tree")
-        typer.echo(tree_text(tree, model.root_, confidence=confidence))
-    if not no_picture:
-        draw_tree(tree, model.root_, where, confidence=confidence)
-        if not quiet:
-            typer.echo(f"saved: {where}")
+    method = "approximate" if approximate else "exact"
+    options = {"kind": kind, "missing": missing, "root": root, "bias_correction": bias_correction, "method": method}
+    record = learn_structure(table, out, bootstrap=bootstrap, seed=seed, **options)
+    if as_json:
+        typer.echo(json.dumps(record))
+    elif not quiet:
+        typer.echo(structure_text(record))
+        typer.echo(f"saved: {record['picture']}")
 
 
 def _log(*, quiet: bool = False) -> None:

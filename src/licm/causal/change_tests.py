@@ -1,17 +1,19 @@
 """Is p(x | parents) the same before and after? Tests of one mechanism.
 
-Hard interventions leave a point mass, on which no likelihood-ratio test is defined; `point_mass_change` settles those
-cases by looking, and the tests are asked only about what is left.
+A hard intervention leaves a point mass, on which no likelihood-ratio test is defined. Each test therefore looks first
+whether the mechanism has no noise left, and says so; its p-value is then 0.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammaln
 from scipy.stats import chi2
 
 _LEAST_EXPECTED = 5.0  # the usual rule for chi-squared tests of counts
-_NO_NOISE = 1e-9  # residuals below this share of the values are rounding
+_NO_NOISE = 1e-12  # residuals below this share of the values are rounding
+_INCREDIBLE = 1e-9  # what has less chance than this is no chance
 
 
 class Change(NamedTuple):
@@ -34,36 +36,13 @@ _SAME = Change(1.0, 0.0, 0)
 _HARD = Change(0.0, float("inf"), 0, hard=True)
 
 
-def point_mass_change(before: NDArray, after: NDArray) -> Change | None:
-    """Compares two samples of which one at least is constant.
-
-    A variable that stands still on one side only was set (or let go) by an intervention: no noise with a density gives
-    the same value twice, and of discrete variables a varying one is not taken for constant unless chance alone would
-    make it so with less than 1e-9.
-
-    Args:
-        before: Values [n].
-        after: Values [m].
-
-    Returns:
-        The finding, or None where neither side is a point mass.
-    """
-    still_before, still_after = bool(np.all(before == before[0])), bool(np.all(after == after[0]))
-    if still_before and still_after:
-        return _SAME if before[0] == after[0] else _HARD
-    if not (still_before or still_after):
-        return None
-    still, moving = (before, after) if still_before else (after, before)
-    share = float(np.mean(moving == still[0]))
-    return _HARD if len(still) * np.log(max(share, 1e-300)) < np.log(1e-9) else None
-
-
 def linear_gaussian_change(before: NDArray, parents_before: NDArray, after: NDArray, parents_after: NDArray) -> Change:
     """Likelihood-ratio test that intercept, weights and noise variance are the same before and after.
 
     Twice the log ratio is (n + m) log v - n log v_before - m log v_after, v the residual variances of the pooled and of
     the separate regressions, asymptotically chi-squared. Its degrees of freedom are the ranks of the two designs
     less that of the pooled one, plus one for the variance: a parent held still by an intervention takes one away.
+    Values without noise on one side only, or following other functions of the parents, were set by a hard intervention.
 
     Args:
         before: Values [n].
@@ -87,7 +66,7 @@ def linear_gaussian_change(before: NDArray, parents_before: NDArray, after: NDAr
         return _SAME if all(noiseless) and pooled <= rounding else _HARD
     statistic = len(pooled_values) * np.log(pooled) - len(before) * np.log(first) - len(after) * np.log(second)
     degrees = rank_first + rank_second - rank + 1
-    return Change(float(chi2.sf(statistic, degrees)), float(max(statistic, 0.0)), int(degrees))
+    return Change(float(chi2.sf(statistic, degrees)), float(statistic), degrees)
 
 
 def discrete_change(before: NDArray, parents_before: NDArray, after: NDArray, parents_after: NDArray) -> Change:
@@ -95,7 +74,8 @@ def discrete_change(before: NDArray, parents_before: NDArray, after: NDArray, pa
 
     For each state of the parents that occurs on both sides, G = 2 sum o log(o / e) of the table side x value;
     statistics and degrees of freedom are summed. Values expected fewer than 5 times on a side are taken together,
-    and a state of the parents left with one value says nothing.
+    and a state of the parents left with one value says nothing. A side with a single value that the other side's table
+    makes incredible was set by a hard intervention.
 
     Args:
         before: States [n].
@@ -108,10 +88,28 @@ def discrete_change(before: NDArray, parents_before: NDArray, after: NDArray, pa
     stratum = np.unique(rows, axis=0, return_inverse=True)[1].ravel() if rows.shape[1] else np.zeros(len(values), int)
     side = np.repeat([0, 1], [len(before), len(after)])
     shape = (int(stratum.max()) + 1, 2, int(values.max()) + 1)
-    counts = np.bincount(np.ravel_multi_index((stratum, side, values), shape), minlength=int(np.prod(shape)))
-    findings = [_g_test(table) for table in counts.reshape(shape).astype(float)]
+    cells = np.ravel_multi_index((stratum, side, values), shape)
+    counts = np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape).astype(float)
+    if _was_set(counts[:, 0], counts[:, 1]) or _was_set(counts[:, 1], counts[:, 0]):
+        return _HARD
+    findings = [_g_test(table) for table in counts]
     statistic, degrees = (sum(column) for column in zip(*findings))
     return Change(float(chi2.sf(statistic, degrees)) if degrees else 1.0, float(statistic), int(degrees))
+
+
+def _was_set(still: NDArray, moving: NDArray) -> bool:
+    """Whether one side, counts [strata, k], has a single value, and not by chance.
+
+    Were the tables the same, each division of a stratum's n + m rows into sides would be as likely as any other. That
+    all k rows of another value fell among the n of the moving side has chance C(n, k) / C(n + m, k).
+    """
+    values = np.flatnonzero(still.sum(axis=0))
+    if len(values) != 1:
+        return False
+    n, m = moving.sum(axis=1), still.sum(axis=1)
+    k = n - moving[:, values[0]]
+    log_chance = gammaln(n + 1) - gammaln(n - k + 1) + gammaln(n + m - k + 1) - gammaln(n + m + 1)
+    return bool(log_chance.sum() < np.log(_INCREDIBLE))
 
 
 def _g_test(table: NDArray) -> tuple[float, int]:
@@ -149,7 +147,8 @@ def _with_ones(parents: NDArray) -> NDArray[np.float64]:
 
 
 def _residual_variance(design: NDArray, values: NDArray) -> tuple[float, int]:
+    """The maximum-likelihood variance of the noise, and the rank of the design, whose units do not matter."""
     scale = np.abs(design).max(axis=0)
-    coefficients, _, rank, _ = np.linalg.lstsq(design / np.where(scale > 0, scale, 1), values, rcond=1e-10)
-    residuals = values - design / np.where(scale > 0, scale, 1) @ coefficients
-    return float(np.mean(residuals**2)), int(rank)
+    design = design / np.where(scale > 0, scale, 1)
+    coefficients, _, rank, _ = np.linalg.lstsq(design, values, rcond=1e-10)
+    return float(np.mean((values - design @ coefficients) ** 2)), int(rank)

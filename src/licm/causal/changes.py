@@ -12,10 +12,10 @@ from typing import Any
 
 import networkx as nx
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from licm.causal.change_tests import Change, discrete_change, holm, linear_gaussian_change, point_mass_change
-from licm.causal.columns import as_columns, is_continuous, is_missing
+from licm.causal.change_tests import Change, discrete_change, holm, linear_gaussian_change
+from licm.causal.columns import Table, columns_of, is_continuous, is_words
 from licm.causal.factorization import check_graph
 
 
@@ -77,7 +77,11 @@ class ChangeReport:
         return "\n".join(lines)
 
     def draw(self, path: str | Path) -> None:
-        """Saves a picture of the graph, changed mechanisms and the edges into them marked (.png, .svg, .pdf)."""
+        """Saves a picture of the graph, changed mechanisms and the edges into them marked.
+
+        Args:
+            path: Ends in .png or .svg; what is there is replaced.
+        """
         from licm.causal.drawing import draw_changes
 
         draw_changes(self.graph, self.changed, path, hard=self.hard)
@@ -85,8 +89,8 @@ class ChangeReport:
 
 def mechanism_changes(
     graph: nx.DiGraph,
-    before: Mapping[Any, ArrayLike],
-    after: Mapping[Any, ArrayLike],
+    before: Table,
+    after: Table,
     *,
     targets: Collection[Hashable] | None = None,
     alpha: float = 0.05,
@@ -94,8 +98,8 @@ def mechanism_changes(
     """Tests for each node whether p(x_j | pa_j) is the same before and after.
 
     Continuous variables: likelihood-ratio test of linear-Gaussian mechanisms. Discrete ones (integers of few values,
-    booleans, words): G-test, pooled over the parents' states. A variable that stands still on one side only was set by
-    a hard intervention. p-values are corrected by Holm's rule.
+    booleans, words): G-test, pooled over the parents' states. A variable whose noise is gone on one side only was set
+    by a hard intervention. p-values are corrected by Holm's rule.
 
     Args:
         graph: Acyclic; its nodes are columns of the data.
@@ -106,8 +110,9 @@ def mechanism_changes(
 
     Raises:
         TypeError: If `graph` is not a DiGraph.
-        ValueError: If the graph has a cycle, a column or value is missing, a discrete node has a continuous
-            parent, a target is not in the graph, or `alpha` is out of range.
+        ValueError: If the graph has a cycle, a column or value is missing, a column has words on one side only, a
+            discrete node has a continuous parent, a continuous one too few observations, a target is not in the
+            graph, or `alpha` is out of range.
     """
     check_graph(graph)
     if not 0 < alpha < 1:
@@ -115,7 +120,10 @@ def mechanism_changes(
     strange = [target for target in targets or () if target not in graph]
     if strange:
         raise ValueError(f"targets: {strange[0]!r} is not a node of the graph")
-    first, second = _check(graph, before, "before"), _check(graph, after, "after")
+    first, second = columns_of(graph, before, "before"), columns_of(graph, after, "after")
+    for node in graph:
+        if is_words(first[node]) != is_words(second[node]):
+            raise ValueError(f"column {node!r} has words on one side and numbers on the other")
     continuous = {node: is_continuous(first[node]) or is_continuous(second[node]) for node in graph}
     findings = {node: _test(node, list(graph.predecessors(node)), first, second, continuous) for node in graph}
     return report_changes(graph, findings, alpha=alpha, targets=targets)
@@ -134,17 +142,6 @@ def report_changes(
     return ChangeReport(graph, findings, dict(zip(graph, adjusted.tolist())), alpha, chosen)
 
 
-def _check(graph: nx.DiGraph, data: Mapping[Any, ArrayLike], name: str) -> dict[Any, NDArray]:
-    for node in graph:
-        if node not in data:
-            raise ValueError(f"{name}: no column for node {node!r}")
-    columns = as_columns({node: data[node] for node in graph})
-    for node, column in columns.items():
-        if is_missing(column).any():
-            raise ValueError(f"{name}: column {node!r} has missing values")
-    return columns
-
-
 def _test(
     node: Any,
     parents: list[Any],
@@ -152,13 +149,11 @@ def _test(
     after: Mapping[Any, NDArray],
     continuous: Mapping[Any, bool],
 ) -> Change:
-    found = point_mass_change(before[node], after[node])
-    if found is not None:
-        return found
-    if continuous[node]:
-        designs = _designs(parents, before, after, continuous)
+    sides = before[node], after[node]
+    if continuous[node] or all(_stands_still(side) for side in sides):
+        columns = [_regressors(before[parent], after[parent], continuous[parent]) for parent in parents]
         try:
-            return linear_gaussian_change(before[node], designs[0], after[node], designs[1])
+            return linear_gaussian_change(*_by_side(sides, columns))
         except ValueError as error:
             raise ValueError(f"node {node!r}: {error}") from None
     wrong = [parent for parent in parents if continuous[parent]]
@@ -166,35 +161,28 @@ def _test(
         raise ValueError(
             f"node {node!r} is discrete and its parent {wrong[0]!r} continuous: put the parent in bins first"
         )
-    codes = [_codes(before[parent], after[parent]) for parent in parents]
-    rows = [np.column_stack(side) if parents else np.empty((count, 0)) for side, count in zip(
-        zip(*codes) if parents else ((), ()), (len(before[node]), len(after[node]))
-    )]  # fmt: skip
-    return discrete_change(before[node], rows[0], after[node], rows[1])
+    return discrete_change(*_by_side(sides, [_states(before[parent], after[parent]) for parent in parents]))
 
 
-def _designs(
-    parents: list[Any],
-    before: Mapping[Any, NDArray],
-    after: Mapping[Any, NDArray],
-    continuous: Mapping[Any, bool],
-) -> tuple[NDArray, NDArray]:
-    """Regressors of a continuous node: continuous parents as they are, an indicator for each state of discrete ones."""
-    columns: tuple[list[NDArray], list[NDArray]] = [], []
-    for parent in parents:
-        sides = [before[parent], after[parent]]
-        if not continuous[parent]:
-            left, right = _codes(*sides)
-            states = np.arange(1, max(left.max(), right.max()) + 1)
-            sides = [side[:, None] == states for side in (left, right)]
-        for column, side in zip(columns, sides):
-            column.append(side)
-    first, second = (np.column_stack([np.empty((count, 0)), *side]) for side, count in zip(
-        columns, (len(next(iter(before.values()))), len(next(iter(after.values()))))
-    ))  # fmt: skip
-    return first, second
+def _stands_still(column: NDArray) -> bool:
+    return column.dtype.kind in "iuf" and column.min() == column.max()
 
 
-def _codes(before: NDArray, after: NDArray) -> tuple[NDArray, NDArray]:
-    codes = np.unique(np.concatenate([before, after]), return_inverse=True)[1]
-    return codes[: len(before)], codes[len(before) :]
+def _states(before: NDArray, after: NDArray) -> NDArray[np.intp]:
+    """States 0..k-1 of both sides, [n + m]."""
+    return np.unique(np.concatenate([before, after]), return_inverse=True)[1]
+
+
+def _regressors(before: NDArray, after: NDArray, continuous: bool) -> NDArray:
+    """A continuous parent as it is, [n + m], or an indicator for each state but one, [n + m, k - 1]."""
+    if continuous:
+        return np.concatenate([before, after])
+    states = _states(before, after)
+    return states[:, None] == np.arange(1, states.max() + 1)
+
+
+def _by_side(sides: tuple[NDArray, NDArray], columns: list[NDArray]) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """Values [n], parents [n, p], values [m], parents [m, p]."""
+    before, after = sides
+    parents = np.column_stack([np.empty((len(before) + len(after), 0), int), *columns])
+    return before, parents[: len(before)], after, parents[len(before) :]

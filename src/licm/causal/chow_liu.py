@@ -5,7 +5,7 @@ It is the maximum spanning tree when an edge weighs the mutual information of it
 
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import networkx as nx
 import numpy as np
@@ -16,6 +16,7 @@ from licm.causal.columns import (
     Coding,
     Kind,
     Missing,
+    Table,
     as_columns,
     choose_kind,
     is_continuous,
@@ -27,6 +28,10 @@ from licm.causal.conditionals import LinearGaussian, Tabular
 from licm.causal.factorization import CausalFactorization
 from licm.causal.mutual_information import DiscretePairs, GaussianPairs, PairScores
 from licm.causal.tree_search import approximate_tree, exact_tree
+from licm.checks import unknown_name
+from licm.seeding import derive_seed
+
+Method = Literal["exact", "approximate"]
 
 
 class ChowLiu:
@@ -70,7 +75,7 @@ class ChowLiu:
         bias_correction: bool = False,
         missing: Missing = "refuse",
         root: Hashable | None = None,
-        method: str = "exact",
+        method: Method = "exact",
         sketch_rows: int = 512,
         neighbours: int = 16,
         seed: int = 0,
@@ -84,15 +89,14 @@ class ChowLiu:
         ):
             if value < least:
                 raise ValueError(f"{name}: expected at least {least}, got {value}")
-        if missing not in ("refuse", "pairwise", "category"):
-            raise ValueError(f"missing: expected refuse, pairwise or category, got {missing!r}")
-        if method not in ("exact", "approximate"):
-            raise ValueError(f"method: expected exact or approximate, got {method!r}")
+        for name, given, valid in (("kind", kind, Kind), ("missing", missing, Missing), ("method", method, Method)):
+            if given not in get_args(valid):
+                raise ValueError(unknown_name(name, given, get_args(valid)))
         self.kind, self.bins, self.bias_correction, self.missing = kind, bins, bias_correction, missing
         self.root, self.method, self.seed, self.width = root, method, seed, width
         self.sketch_rows, self.neighbours = sketch_rows, neighbours
 
-    def fit(self, data: Mapping[Any, ArrayLike] | ArrayLike, *, names: Sequence[Hashable] | None = None) -> Self:
+    def fit(self, data: Table | ArrayLike, *, names: Sequence[Hashable] | None = None) -> Self:
         """Finds the tree.
 
         Args:
@@ -106,11 +110,12 @@ class ChowLiu:
         columns = as_columns(data, names)
         if self.missing == "refuse":
             refuse_missing(columns)
+        for name, column in columns.items():
+            if is_missing(column).all():
+                raise ValueError(f"data: column {name!r} has no values")
         self.names_: list[Any] = list(columns)
         self.kind_ = choose_kind(columns, self.kind)
         if self.root is not None and self.root not in columns:
-            from licm.checks import unknown_name
-
             raise ValueError(unknown_name("root", self.root, [str(name) for name in columns]))
         self._learn_coding(columns)
         self._coded = self._code(columns)
@@ -127,16 +132,16 @@ class ChowLiu:
         return float(self.weights_.sum())
 
     def to_networkx(self) -> nx.DiGraph:
-        """Returns the tree, oriented away from the root; each edge has its `weight` in nats."""
+        """Returns the tree, oriented away from the root; each edge has its mutual information, `nats`."""
         self._check_fitted()
         undirected = nx.Graph()
         undirected.add_nodes_from(self.names_)
         for (first, second), weight in zip(self.edges_.tolist(), self.weights_.tolist()):
-            undirected.add_edge(self.names_[first], self.names_[second], weight=weight)
+            undirected.add_edge(self.names_[first], self.names_[second], nats=weight)
         tree = nx.DiGraph()
         tree.add_nodes_from(self.names_)
         for parent, child in nx.bfs_edges(undirected, self.root_):
-            tree.add_edge(parent, child, weight=undirected.edges[parent, child]["weight"])
+            tree.add_edge(parent, child, **undirected.edges[parent, child])
         return tree
 
     @cached_property
@@ -148,7 +153,7 @@ class ChowLiu:
         conditionals: dict[Any, Any] = {}
         for name in self.names_:
             family = [self._coded[index[member]] for member in (*graph.predecessors(name), name)]
-            known = np.all([~np.isnan(c) if c.dtype.kind == "f" else c >= 0 for c in family], axis=0)
+            known = np.all([_known(column) for column in family], axis=0)
             *parents, values = (column[known] for column in family)
             matrix = np.column_stack(parents) if parents else np.empty((len(values), 0))
             if self.kind_ == "gaussian":
@@ -178,26 +183,25 @@ class ChowLiu:
             return {name: columns[name] for name in self.names_}
         return {name: coding.decode(columns[name], draws) for name, coding in zip(self.names_, self._codings)}
 
-    def score(self, data: Mapping[Any, ArrayLike] | ArrayLike) -> float:
+    def score(self, data: Table | ArrayLike) -> float:
         """Returns the mean log-likelihood per observation, in nats; under "mixed" that of the bins.
 
         Args:
             data: As in `fit`; columns of an array in the same order.
 
         Raises:
-            ValueError: If a column is missing or new, or a value is missing (unless a category) or was not there in
-                `fit`.
+            ValueError: If a column is missing or new, or a value is missing (unless a category of `fit`) or was not
+                there in `fit`.
         """
         self._check_fitted()
-        columns = as_columns(data, None if isinstance(data, Mapping) else self.names_)
+        columns = as_columns(data, None if hasattr(data, "items") else self.names_)
         if set(columns) != set(self.names_):
             odd = sorted(map(str, set(columns) ^ set(self.names_)))
             raise ValueError(f"data: expected the columns of fit, differs in {', '.join(odd[:5])}")
-        if self.missing != "category":
-            for name, column in columns.items():
-                if is_missing(column).any():
-                    raise ValueError(f"data: column {name!r} has missing values, which have no likelihood")
         coded = self._code({name: columns[name] for name in self.names_})
+        for name, values in zip(self.names_, coded):
+            if not _known(values).all():
+                raise ValueError(f"data: column {name!r} has missing values, which have no likelihood")
         return float(self.factorization_.log_density(dict(zip(self.names_, coded))).mean())
 
     def edge_confidence(self, draws: Generator, *, repeats: int = 100) -> NDArray[np.float64]:
@@ -260,7 +264,7 @@ class ChowLiu:
             forest = exact_tree(pairs, width=self.width)
         else:
             options = {"sketch_rows": self.sketch_rows, "neighbours": self.neighbours, "width": self.width}
-            forest = approximate_tree(pairs, np.random.default_rng(self.seed), **options)
+            forest = approximate_tree(pairs, np.random.default_rng(derive_seed(self.seed, "sketch")), **options)
         first, second, weight = forest.edges()
         return np.column_stack([first, second]), weight
 
@@ -273,3 +277,8 @@ class ChowLiu:
             from sklearn.exceptions import NotFittedError
 
             raise NotFittedError("this ChowLiu is not fitted: call fit first")
+
+
+def _known(coded: NDArray) -> NDArray[np.bool_]:
+    """Where a coded column has a value: a number, or a state from 0."""
+    return ~np.isnan(coded) if coded.dtype.kind == "f" else coded >= 0

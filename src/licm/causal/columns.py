@@ -1,35 +1,35 @@
 """Named columns of observations: what comes in, its checks, and its states as codes."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+Table = Mapping[Any, ArrayLike]
 Kind = Literal["auto", "discrete", "gaussian", "mixed"]
 Missing = Literal["refuse", "pairwise", "category"]
 
 MAX_STATES = 32  # an integer column with more distinct values counts as continuous under kind="auto"
 
 
-def as_columns(
-    data: Mapping[Any, ArrayLike] | ArrayLike, names: Sequence[Hashable] | None = None
-) -> dict[Any, NDArray]:
+def as_columns(data: Table | ArrayLike, names: Sequence[Hashable] | None = None) -> dict[Any, NDArray]:
     """Returns the columns of a table by name.
 
     Args:
-        data: A mapping from a name to a column [n], or an array [n, d].
+        data: A mapping from a name to a column [n] (a data frame is one in this respect), or an array [n, d].
         names: Of the columns of an array; x0, x1, ... by default.
 
     Raises:
         ValueError: If there is no column or no row, columns differ in length, a value is infinite, or `names` do not
             fit.
     """
-    if isinstance(data, Mapping):
+    if hasattr(data, "items"):
         if names is not None:
             raise ValueError("names: are those of the mapping, got both")
-        columns = {name: np.asarray(column) for name, column in data.items()}
+        columns = {name: _as_array(column) for name, column in data.items()}
     else:
         array = np.asarray(data)
         if array.ndim != 2:
@@ -37,7 +37,7 @@ def as_columns(
         chosen = [f"x{index}" for index in range(array.shape[1])] if names is None else list(names)
         if len(set(chosen)) != array.shape[1]:
             raise ValueError(f"names: expected {array.shape[1]} different ones, got {len(set(chosen))}")
-        columns = dict(zip(chosen, array.T))
+        columns = dict(zip(chosen, map(_as_array, array.T)))
     if not columns:
         raise ValueError("data: expected at least one column, got none")
     lengths = {len(column) if column.ndim == 1 else -1 for column in columns.values()}
@@ -50,6 +50,44 @@ def as_columns(
         if column.dtype.kind == "f" and np.isinf(column).any():
             raise ValueError(f"data: column {name!r} has infinite values")
     return columns
+
+
+def _as_array(column: ArrayLike) -> NDArray:
+    """A column; numbers among `None` as numbers."""
+    array = np.asarray(column)
+    if array.dtype.kind == "O" and array.ndim == 1:
+        gone = is_missing(array)
+        if all(isinstance(value, Real) for value in array[~gone]):
+            return np.array([np.nan if missing else value for value, missing in zip(array, gone)], float)
+    return array
+
+
+def columns_of(nodes: Iterable[Any], data: Table, name: str = "data") -> dict[Any, NDArray]:
+    """Returns the columns of some nodes; others are not looked at.
+
+    Args:
+        nodes: Their names.
+        data: A column [n] for each.
+        name: The argument's, for the message.
+
+    Raises:
+        ValueError: If a node has no column or values are missing, or as `as_columns`.
+    """
+    chosen = {}
+    for node in nodes:
+        if node not in data:
+            raise ValueError(f"{name}: no column for node {node!r}")
+        chosen[node] = data[node]
+    columns = as_columns(chosen)
+    for node, column in columns.items():
+        if is_missing(column).any():
+            raise ValueError(f"{name}: column {node!r} has missing values")
+    return columns
+
+
+def is_words(column: NDArray) -> bool:
+    """Whether a column has no numbers."""
+    return column.dtype.kind not in "biuf"
 
 
 def is_missing(column: NDArray) -> NDArray[np.bool_]:
@@ -68,21 +106,19 @@ def is_continuous(column: NDArray) -> bool:
         if len(known) and (known != np.round(known)).any():
             return True
         return len(np.unique(known)) > MAX_STATES
-    return column.dtype.kind in "iu" and int(column.max()) - int(column.min()) >= MAX_STATES and (
-        len(np.unique(column)) > MAX_STATES
-    )  # fmt: skip
+    if column.dtype.kind not in "iu" or int(column.max()) - int(column.min()) < MAX_STATES:
+        return False
+    return len(np.unique(column)) > MAX_STATES
 
 
 def choose_kind(columns: Mapping[Any, NDArray], kind: Kind) -> Kind:
     """Returns what `auto` means for these columns, or checks that another kind can be had.
 
     Raises:
-        ValueError: If a column of words is to be Gaussian or the kind is unknown.
+        ValueError: If a column of words is to be Gaussian.
     """
-    if kind not in ("auto", "discrete", "gaussian", "mixed"):
-        raise ValueError(f"kind: expected auto, discrete, gaussian or mixed, got {kind!r}")
     if kind == "gaussian":
-        words = [name for name, column in columns.items() if column.dtype.kind not in "biuf"]
+        words = [name for name, column in columns.items() if is_words(column)]
         if words:
             raise ValueError(f"kind: gaussian needs numbers, column {words[0]!r} has none")
     if kind != "auto":
@@ -120,7 +156,7 @@ class Coding:
         codes = np.full(len(column), -1 if self.missing is None else self.missing, np.intp)
         known = column[~gone]
         if self.edges is not None:
-            codes[~gone] = np.searchsorted(self.edges[1:-1], known.astype(float), side="right")
+            codes[~gone] = np.searchsorted(self.edges[1:-1], known.astype(float))
             return codes
         known = known.astype(str) if self.labels.dtype.kind == "U" else known
         found = np.minimum(np.searchsorted(self.labels, known), len(self.labels) - 1)
@@ -148,18 +184,23 @@ def make_coding(column: NDArray, *, bins: int | None, missing_state: bool) -> Co
 
     Args:
         column: [n].
-        bins: Number of equally filled bins of a continuous column; None for a discrete one.
+        bins: Number of equally filled bins of a continuous column; None for a discrete one. A value as frequent as
+            several bins has one of its own, and there are fewer.
         missing_state: Whether a missing value is a state of its own.
     """
     known = column[~is_missing(column)]
-    if bins is None:
-        labels = np.unique(known.astype(str) if known.dtype.kind == "O" else known)
-        edges = None
-    else:
-        edges = np.unique(np.quantile(known.astype(float), np.linspace(0, 1, bins + 1))) if len(known) else np.zeros(1)
-        edges = np.append(edges, edges[-1]) if len(edges) == 1 else edges  # a constant column has one bin
-        labels = edges[:-1]
+    edges = None if bins is None else _edges(known.astype(float), bins)
+    values = known.astype(str) if known.dtype.kind == "O" else known
+    labels = np.unique(values) if edges is None else edges[:-1]
     return Coding(labels, edges, len(labels) if missing_state else None)
+
+
+def _edges(values: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
+    """The edges of bins (a, b] that are equally filled, or fewer where a value alone fills several."""
+    low, high = values.min(), values.max()
+    cuts = np.quantile(values, np.linspace(0, 1, bins + 1)[1:-1])
+    cuts = np.unique(np.minimum(cuts, np.nextafter(high, -np.inf)))  # the last bin has the greatest value in any case
+    return np.array([low, *cuts[cuts >= low], high])
 
 
 def refuse_missing(columns: Mapping[Any, NDArray]) -> None:

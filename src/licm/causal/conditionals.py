@@ -11,6 +11,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 
+from licm.checks import unknown_name
+
 Floats = NDArray[np.float64]
 _LOG_2PI = float(np.log(2 * np.pi))
 
@@ -32,7 +34,7 @@ class Conditional(Protocol):
         """Returns one value for each row of parents [n, m], [n]."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tabular:
     """A table of probabilities over states 0..k-1, given parents that are states too.
 
@@ -95,14 +97,17 @@ class Tabular:
 
 
 def _as_states(column: NDArray, num_states: int | None) -> NDArray[np.intp]:
-    states = np.asarray(column).astype(np.intp)
+    column = np.asarray(column)
+    limit = "" if num_states is None else f" below {num_states}"
+    if column.dtype.kind not in "biuf":
+        raise ValueError(f"tabular: expected states 0, 1, ...{limit}, got {column[0]!r}; ChowLiu has codes for words")
+    states = column.astype(np.intp)
     if (states != column).any() or (states < 0).any() or (num_states is not None and (states >= num_states).any()):
-        limit = "" if num_states is None else f" below {num_states}"
-        raise ValueError(f"tabular: expected states 0, 1, ...{limit}, got {np.asarray(column).min()} to {column.max()}")
+        raise ValueError(f"tabular: expected states 0, 1, ...{limit}, got {column.min()} to {column.max()}")
     return states
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LinearGaussian:
     """x = intercept + weights . parents + N(0, deviation^2).
 
@@ -136,7 +141,7 @@ class LinearGaussian:
         design = np.column_stack([np.ones(len(values)), parents])
         coefficients, *_ = np.linalg.lstsq(design, values, rcond=None)
         deviation = float(np.sqrt(np.mean((values - design @ coefficients) ** 2)))
-        if deviation <= 1e-9 * float(np.abs(values).max()):
+        if deviation <= 1e-12 * float(np.abs(values).max()):
             raise ValueError("linear-Gaussian: the values are an exact function of the parents; use PointMass for a do")
         return replace(self, weights=coefficients[1:], intercept=float(coefficients[0]), deviation=deviation)
 
@@ -161,7 +166,7 @@ class Estimator:
     """A scikit-learn regressor, with Gaussian noise around its prediction, or classifier, with its probabilities.
 
     Attributes:
-        estimator: Fitted or not; `fit` clones it. One with `predict_proba` is taken for a classifier.
+        estimator: `fit` clones it. One with `predict_proba` is taken for a classifier.
         deviation: Of a regressor's noise: the root mean squared residual of `fit`. Of a very flexible regressor this
             is too small; limit its flexibility.
         fitted_parents: Number of parents it was fitted with.
@@ -324,8 +329,6 @@ def as_conditional(given: "Conditional | str | Any") -> Conditional:
         TypeError: If it is nothing of the three.
     """
     if isinstance(given, str):
-        from licm.checks import unknown_name
-
         if given not in CONDITIONALS:
             raise ValueError(unknown_name("conditional", given, CONDITIONALS))
         return CONDITIONALS[given]()

@@ -1,4 +1,4 @@
-"""Graphs as text and as pictures. matplotlib is loaded when the first is drawn, and never touches a display."""
+"""Graphs as text and as pictures, in the colours of all figures. matplotlib is loaded when the first is drawn."""
 
 from collections.abc import Collection, Hashable, Mapping
 from pathlib import Path
@@ -7,31 +7,19 @@ from typing import Any
 import networkx as nx
 import numpy as np
 
-FORMATS = (".png", ".svg", ".pdf")
+from licm.checks import check_picture
+from licm.writing import write_bytes
+
 _LABELLED = 80  # nodes; more are drawn as dots
-_PLAIN, _MARKED = "#4878a8", "#c0392b"
 Positions = dict[Any, tuple[float, float]]
 
 
-def check_picture_path(path: str | Path) -> Path:
-    """Returns the path if a picture can be saved under such a name.
-
-    Raises:
-        ValueError: If its ending is none of `FORMATS`.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"picture {str(path)!r}: expected a name that ends in {', '.join(FORMATS)}")
-    return path
-
-
-def tree_text(tree: nx.DiGraph, root: Hashable, *, confidence: Mapping[tuple[Any, Any], float] | None = None) -> str:
-    """Returns a tree as lines, children below their parent, each with the weight of the edge to it.
+def tree_text(tree: nx.DiGraph, root: Hashable) -> str:
+    """Returns a tree as lines, children below their parent.
 
     Args:
-        tree: From `ChowLiu.to_networkx`.
+        tree: Oriented away from `root`; edges may have `nats` and `confidence`, which are written beside the child.
         root: Its root.
-        confidence: In [0, 1] for edges of the tree.
 
     >>> print(tree_text(nx.DiGraph([("a", "b"), ("a", "c"), ("b", "d")]), "a"))
     a
@@ -45,8 +33,8 @@ def tree_text(tree: nx.DiGraph, root: Hashable, *, confidence: Mapping[tuple[Any
         parent, node, indent = waiting.pop()
         last = not waiting or waiting[-1][0] != parent
         data = tree.edges[parent, node]
-        weight = f"  {data['weight']:.4g} nats" if "weight" in data else ""
-        share = f"  {confidence[parent, node]:.0%}" if confidence and (parent, node) in confidence else ""
+        weight = f"  {data['nats']:.4g} nats" if "nats" in data else ""
+        share = f"  {data['confidence']:.0%}" if "confidence" in data else ""
         lines.append(f"{indent}{'└─' if last else '├─'} {node}{weight}{share}")
         below = indent + ("   " if last else "│  ")
         waiting += [(node, child, below) for child in reversed(list(tree.successors(node)))]
@@ -84,28 +72,22 @@ def layered_layout(graph: nx.DiGraph) -> Positions:
     return positions
 
 
-def draw_tree(
-    tree: nx.DiGraph,
-    root: Hashable,
-    path: str | Path,
-    *,
-    confidence: Mapping[tuple[Any, Any], float] | None = None,
-) -> None:
-    """Saves a picture of a Chow-Liu tree: edges as wide as their mutual information, up to 80 nodes with names.
+def draw_tree(tree: nx.DiGraph, root: Hashable, path: str | Path) -> None:
+    """Saves a picture of a tree: edges as wide as their mutual information, up to 80 nodes with names.
 
     Args:
-        tree: From `ChowLiu.to_networkx`.
-        root: Its root.
-        path: Of the picture (.png, .svg, .pdf).
-        confidence: In [0, 1] for edges of the tree, written beside them.
+        tree: Oriented away from `root`; edges may have `nats`, and `confidence`, which is written beside them.
+        root: Its root, marked.
+        path: Of the picture (.png or .svg; replaced if it is there).
 
     Raises:
         ValueError: If the path has another ending.
+        OSError: If the picture cannot be written.
     """
-    weights = [data.get("weight", 0.0) for _, _, data in tree.edges(data=True)]
-    widest = max([*weights, 0.0]) or 1.0
-    widths = [0.5 + 3.5 * max(weight, 0.0) / widest for weight in weights]
-    labels = {edge: f"{share:.0%}" for edge, share in (confidence or {}).items()}
+    nats = [max(data.get("nats", 0.0), 0.0) for _, _, data in tree.edges(data=True)]
+    most = max([*nats, 0.0]) or 1.0
+    widths = [0.5 + 3.5 * each / most for each in nats]
+    labels = {edge: f"{share:.0%}" for edge, share in nx.get_edge_attributes(tree, "confidence").items()}
     _draw(tree, radial_layout(tree, root), path, nodes=[root], edges=[], widths=widths, labels=labels, square=True)
 
 
@@ -115,11 +97,12 @@ def draw_changes(graph: nx.DiGraph, changed: Collection[Any], path: str | Path, 
     Args:
         graph: Acyclic.
         changed: Nodes whose mechanism changed.
-        path: Of the picture (.png, .svg, .pdf).
+        path: Of the picture (.png or .svg; replaced if it is there).
         hard: Those of them that were set by a hard intervention.
 
     Raises:
         ValueError: If the path has another ending.
+        OSError: If the picture cannot be written.
     """
     edges = [edge for edge in graph.edges if edge[1] in set(changed)]
     dashed = [edge for edge in edges if edge[1] in set(hard)]
@@ -138,42 +121,38 @@ def _draw(
     labels: Mapping[Any, str] | None = None,
     square: bool = False,
 ) -> None:
-    path = check_picture_path(path)
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+    kind = check_picture(path)
+    from licm.drawing import LIGHT, canvas, render
 
     small = len(graph) > _LABELLED
     size = 8.0 if small else 2.5 + 0.9 * len(graph) ** 0.5
-    figure = Figure(figsize=(size, size if square else 0.8 * size), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_axis_off()
-    axes.margins(0.15)
-    marked, red = set(nodes), set(edges)
-    nx.draw_networkx_edges(
-        graph,
-        positions,
-        ax=axes,
-        edgelist=list(graph.edges),
-        edge_color=[_MARKED if edge in red else "#888888" for edge in graph.edges],
-        style=["dashed" if edge in set(dashed) else "solid" for edge in graph.edges],
-        width=widths,
-        arrows=not small,
-        node_size=10 if small else 700,
-    )
-    nx.draw_networkx_nodes(
-        graph,
-        positions,
-        ax=axes,
-        nodelist=list(graph),
-        node_color=[_MARKED if node in marked else _PLAIN for node in graph],
-        node_size=10 if small else 700,
-    )
-    if not small:
-        names = {node: str(node) if len(str(node)) <= 12 else f"{str(node)[:11]}…" for node in graph}
-        nx.draw_networkx_labels(graph, positions, names, ax=axes, font_size=8, font_color="white")
-        if labels:
-            nx.draw_networkx_edge_labels(graph, positions, dict(labels), ax=axes, font_size=7)
-    # Names and dates that would make the same picture another file are left out.
-    with rc_context({"svg.hashsalt": "licm", "svg.fonttype": "path"}):
-        metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
-        figure.savefig(path, dpi=150, metadata=metadata)
+    marked, red, broken = set(nodes), set(edges), set(dashed)
+    with canvas(LIGHT, size, size if square else 0.8 * size) as figure:
+        axes = figure.add_subplot()
+        axes.set_axis_off()
+        axes.margins(0.15)
+        nx.draw_networkx_edges(
+            graph,
+            positions,
+            ax=axes,
+            edgelist=list(graph.edges),
+            edge_color=[LIGHT.second if edge in red else LIGHT.faint for edge in graph.edges],
+            style=["dashed" if edge in broken else "solid" for edge in graph.edges],
+            width=widths,
+            arrows=not small,
+            node_size=10 if small else 700,
+        )
+        nx.draw_networkx_nodes(
+            graph,
+            positions,
+            ax=axes,
+            nodelist=list(graph),
+            node_color=[LIGHT.second if node in marked else LIGHT.accent for node in graph],
+            node_shape="o",
+            node_size=10 if small else 700,
+        )
+        if not small:
+            names = {node: str(node) if len(str(node)) <= 12 else f"{str(node)[:11]}…" for node in graph}
+            nx.draw_networkx_labels(graph, positions, names, ax=axes, font_size=8, font_color=LIGHT.ink)
+            nx.draw_networkx_edge_labels(graph, positions, dict(labels or {}), ax=axes, font_size=7)
+        write_bytes(Path(path), render(figure, kind))

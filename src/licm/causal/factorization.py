@@ -9,10 +9,11 @@ from typing import Any
 import networkx as nx
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from licm.causal.columns import as_columns, is_missing
+from licm.causal.columns import Table, columns_of
 from licm.causal.conditionals import Blend, Conditional, PointMass, Shifted, as_conditional
+from licm.checks import unknown_name
 
 
 class CausalFactorization:
@@ -63,7 +64,7 @@ class CausalFactorization:
         """Returns a node's parents, in the order its conditional sees them: that of the graph's nodes."""
         return tuple(sorted(self.graph.predecessors(node), key=self._position.__getitem__))
 
-    def fit(self, data: Mapping[Any, ArrayLike]) -> "CausalFactorization":
+    def fit(self, data: Table) -> "CausalFactorization":
         """Returns a factorisation whose conditionals are fitted, each on its own.
 
         Args:
@@ -72,7 +73,7 @@ class CausalFactorization:
         Raises:
             ValueError: If a node has no column, values are missing, or a conditional cannot be fitted.
         """
-        columns = self._columns(data)
+        columns = columns_of(self.nodes, data)
         fitted = {}
         for node, conditional in self.conditionals.items():
             try:
@@ -81,7 +82,7 @@ class CausalFactorization:
                 raise ValueError(f"node {node!r}: {error}") from error
         return CausalFactorization(self.graph, fitted)
 
-    def log_density(self, data: Mapping[Any, ArrayLike]) -> NDArray[np.float64]:
+    def log_density(self, data: Table) -> NDArray[np.float64]:
         """Returns log p(x) in nats, [n], the sum of `terms`.
 
         Args:
@@ -92,13 +93,13 @@ class CausalFactorization:
         """
         return np.sum(list(self.terms(data).values()), axis=0)
 
-    def terms(self, data: Mapping[Any, ArrayLike]) -> dict[Any, NDArray[np.float64]]:
+    def terms(self, data: Table) -> dict[Any, NDArray[np.float64]]:
         """Returns log p(x_j | pa_j) in nats, [n], for each node j.
 
         Raises:
             ValueError: If a node has no column or values are missing.
         """
-        columns = self._columns(data)
+        columns = columns_of(self.nodes, data)
         return {
             node: conditional.log_density(columns[node], self._matrix(node, columns))
             for node, conditional in self.conditionals.items()
@@ -155,9 +156,11 @@ class CausalFactorization:
             share: In [0, 1].
 
         Raises:
-            ValueError: If the node is not in the graph, nothing is changed, or `other` does not fit.
+            ValueError: If the node is not in the graph, nothing is changed, or `other` has no share or does not fit.
         """
-        if shift == 0 and (other is None or share == 0):
+        if (other is None) != (share == 0):
+            raise ValueError("soft: another mechanism and its share go together, got one of them")
+        if shift == 0 and other is None:
             raise ValueError("soft: expected a shift, or another mechanism and its share, got neither")
         mechanism = self.conditionals[self._known(node)]
         if shift:
@@ -189,20 +192,8 @@ class CausalFactorization:
 
     def _known(self, node: Hashable) -> Hashable:
         if node not in self.conditionals:
-            from licm.checks import unknown_name
-
             raise ValueError(unknown_name("node", node, [str(name) for name in self.nodes]))
         return node
-
-    def _columns(self, data: Mapping[Any, ArrayLike]) -> dict[Any, NDArray]:
-        without = [node for node in self.nodes if node not in data]
-        if without:
-            raise ValueError(f"data: no column for node {without[0]!r}")
-        columns = as_columns({node: data[node] for node in self.nodes})
-        for node, column in columns.items():
-            if is_missing(column).any():
-                raise ValueError(f"data: column {node!r} has missing values")
-        return columns
 
     def _matrix(self, node: Hashable, columns: Mapping[Any, NDArray]) -> NDArray:
         parents = [columns[parent] for parent in self.parents(node)]

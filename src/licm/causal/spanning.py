@@ -77,7 +77,8 @@ class Forest:
         first, second, weight = (np.concatenate(column) for column in zip(*parts))
         pair = first * self.size + second
         order = np.lexsort((pair, -weight))
-        order = order[np.diff(pair[order], prepend=-1) != 0]  # the same pair twice stands next to itself
+        _, strongest = np.unique(pair[order], return_index=True)  # of a pair that came twice
+        order = order[np.sort(strongest)]
         self._first, self._second, self._weight = first[order], second[order], weight[order]
         # Ranks from 1 as costs: scipy takes the cheapest tree, and a cost of zero for no edge.
         tree = minimum_spanning_tree(self._graph(np.arange(1.0, len(order) + 1)).tocsr())

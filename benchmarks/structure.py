@@ -2,10 +2,13 @@
 
     python -m benchmarks structure --json docs/results/structure.json
     python -m benchmarks structure --json FILE --parts scaling pgmpy --sizes 50 200
+    python -m benchmarks structure --json FILE --quick
     python -m benchmarks structure --table
 
-Parts are written to the file as they end, beside what it has of other parts. `--table` makes docs/results/structure.md
-from docs/results/structure.json. Every tree is made in a process of its own, so that its memory is its own.
+Rows are written to the file as they are made, beside what it has; what is made again is replaced. `--quick` makes a few
+small ones. `--table` makes docs/results/structure.md from docs/results/structure.json. Every tree is made in a process
+of its own, so that its memory is its own. pgmpy and experts are measured where they can be: with pgmpy installed, with
+`--run`.
 """
 
 import argparse
@@ -16,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -154,17 +158,26 @@ def one_exact(size: int) -> dict[str, Any]:
 
 
 def one_pgmpy(size: int, jobs: int) -> dict[str, Any]:
-    """The same of pgmpy."""
+    """The same of pgmpy; and ours again, just before and after it, so that both saw the same machine."""
     import pandas as pd
     from pgmpy.estimators import TreeSearch
     from sklearn.metrics import mutual_info_score
 
     states, _ = random_tree(size, ROWS, np.random.default_rng(size))
     table = pd.DataFrame(states.T, columns=[f"x{index}" for index in range(size)])
+    ours = [_timed(lambda: ChowLiu(kind="discrete").fit(table)) for _ in range(3)]
     search = TreeSearch(table, root_node="x0", n_jobs=jobs)
-    tree, seconds = _timed(lambda: search.estimate(estimator_type="chow-liu", show_progress=False))
+    tree, costs = _timed(lambda: search.estimate(estimator_type="chow-liu", show_progress=False))
+    ours += [_timed(lambda: ChowLiu(kind="discrete").fit(table)) for _ in range(3)]
     total = sum(mutual_info_score(table[a], table[b]) for a, b in tree.edges)
-    return {"size": size, "jobs": jobs, **seconds, "total": float(total)}
+    return {
+        "size": size,
+        "jobs": jobs,
+        **costs,
+        "our_seconds": float(np.median([each["seconds"] for _, each in ours])),
+        "our_cpu_seconds": float(np.median([each["cpu_seconds"] for _, each in ours])),
+        "total_differs_by": abs(float(total) - ours[0][0].total_weight_),
+    }
 
 
 def one_approximate(size: int) -> dict[str, Any]:
@@ -201,27 +214,6 @@ def _in_own_process(call: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure_experts(run: Path) -> dict[str, Any]:
-    """Accuracy under new mixtures of mechanisms, foretold from a run and measured."""
-    from licm.causal.experts import predict_under_mixture
-
-    rows = []
-    for title, weights in MIXTURES.items():
-        for restored in (False, True):
-            made = predict_under_mixture(run, weights, restored=restored)
-            rows.append(
-                {
-                    "mixture": title,
-                    "images": "restored" if restored else "transformed",
-                    "predicted": made.predicted,
-                    "measured": made.measured,
-                    "unchanged": made.unchanged,
-                    "standard_error": made.standard_error,
-                }
-            )
-    return {"rows": rows}
-
-
 MIXTURES = {  # of the ten mechanisms of the paper: eight shifts, inversion, noise
     "shifts only": [1] * 8 + [0, 0],
     "inversion and noise only": [0] * 8 + [1, 1],
@@ -230,70 +222,105 @@ MIXTURES = {  # of the ten mechanisms of the paper: eight shifts, inversion, noi
 }
 
 
-def pgmpy(sizes: list[int], jobs: list[int]) -> dict[str, Any]:
-    """Pgmpy beside the exact tree, with one process and with all cores."""
-    calls = [f"one_pgmpy({size}, {number})" for size in sizes for number in jobs]
-    return {"rows": [_in_own_process(call) for call in calls]}
+def experts(run: Path) -> dict[str, Any]:
+    """Accuracy under new mixtures of mechanisms, foretold from a run and measured."""
+    from licm.causal.experts import predict_under_mixture
+    from licm.classifier import train_classifier
+    from licm.config import load_config
+    from licm.datasets import load_originals, to_float
+
+    config = load_config(run / "config.yaml")
+    canonical = load_originals(
+        config.data.source, seed=config.seed, image_size=config.data.image_size, channels=config.data.channels
+    ).canonical
+    classifier = train_classifier(to_float(canonical.images), canonical.labels)
+    rows = []
+    for title, weights in MIXTURES.items():
+        for restored in (False, True):
+            made = predict_under_mixture(run, weights, restored=restored, classifier=classifier)
+            figures = ("predicted", "measured", "unchanged", "standard_error")
+            images = "restored" if restored else "transformed"
+            rows.append({"mixture": title, "images": images, **{name: getattr(made, name) for name in figures}})
+    return {"preset": config.preset, "seed": config.seed, "rows": rows}
 
 
 def headlines(record: dict[str, Any]) -> dict[str, Any]:
-    """The figures asked for, from the parts that are there."""
-    found: dict[str, Any] = {}
+    """The figures asked for; those that were not measured are None."""
     exact = {row["size"]: row for row in record.get("scaling", {}).get("rows", [])}
     rival = {(row["size"], row["jobs"]): row for row in record.get("pgmpy", {}).get("rows", [])}
-    if 200 in exact and (200, 1) in rival:
+    rough = {row["size"]: row for row in record.get("approximate", {}).get("rows", [])}
+    invariant = record.get("invariance", {})
+    beside = rival.get((200, 1))
+    return {
         # CPU seconds: on a busy machine wall clock compares the load, not the programs.
-        found["chow_liu_speedup_vs_pgmpy_200"] = rival[200, 1]["cpu_seconds"] / exact[200]["cpu_seconds"]
-    if 10_000 in exact:
-        found["chow_liu_seconds_10000"] = exact[10_000]["seconds"]
-        found["chow_liu_cpu_seconds_10000"] = exact[10_000]["cpu_seconds"]
-        found["chow_liu_peak_rss_mb_10000"] = exact[10_000]["peak_rss_mb"]
-    for row in record.get("approximate", {}).get("rows", []):
-        if row["size"] == 100_000:
-            found |= {"approx_recall_100000": row["recall"], "approx_seconds_100000": row["seconds"]}
-    names = ("invariance_recall", "invariance_fwer", "invariance_fwer_interval")
-    return found | {name: record["invariance"][name] for name in names if "invariance" in record}
+        "chow_liu_speedup_vs_pgmpy_200": beside and beside["cpu_seconds"] / beside["our_cpu_seconds"],
+        "chow_liu_seconds_10000": exact.get(10_000, {}).get("seconds"),
+        "chow_liu_cpu_seconds_10000": exact.get(10_000, {}).get("cpu_seconds"),
+        "chow_liu_peak_rss_mb_10000": exact.get(10_000, {}).get("peak_rss_mb"),
+        "approx_recall_100000": rough.get(100_000, {}).get("recall"),
+        "approx_seconds_100000": rough.get(100_000, {}).get("seconds"),
+        **{f"invariance_{name}": invariant.get(f"invariance_{name}") for name in ("recall", "fwer", "fwer_interval")},
+    }
 
 
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="the record to write, or to add parts to")
-    parser.add_argument(
-        "--parts", nargs="+", default=["invariance", "ranks", "recovery", "scaling", "pgmpy", "approximate"]
-    )
+    parser.add_argument("--json", type=Path, help="the record to write, or to add to")
+    parser.add_argument("--parts", nargs="+", help="default: all that can be measured here")
     parser.add_argument("--sizes", type=int, nargs="+", help="of scaling, pgmpy and approximate")
     parser.add_argument("--jobs", type=int, nargs="+", default=[1, -1], help="of pgmpy; -1 for all cores")
     parser.add_argument("--models", type=int, help="of invariance (1000), ranks (50) and recovery (20)")
     parser.add_argument("--run", type=Path, help="a run folder with the paper's mechanisms, for the part experts")
+    parser.add_argument("--quick", action="store_true", help="2 models and 20 variables, where not said otherwise")
     parser.add_argument("--table", action="store_true", help="make the results page from its record")
     arguments = parser.parse_args()
-    sizes, models = arguments.sizes, arguments.models
-    parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "invariance": lambda: invariance(models or 1000),
-        "ranks": lambda: ranks(models or 50),
-        "recovery": lambda: recovery(models or 20),
-        "scaling": lambda: {"rows": [_in_own_process(f"one_exact({size})") for size in sizes or SIZES]},
-        "pgmpy": lambda: pgmpy(sizes or list(PGMPY_SIZES), arguments.jobs),
-        "approximate": lambda: {
-            "rows": [_in_own_process(f"one_approximate({size})") for size in sizes or APPROXIMATE_SIZES]
-        },
-        "experts": lambda: measure_experts(arguments.run),
-    }
     if arguments.table:
         PAGE.write_text(make_page(json.loads(RECORD.read_text())))
         return
     if arguments.json is None:
         parser.error("expected --json FILE or --table")
-    unknown = set(arguments.parts) - set(parts)
-    if unknown or ("experts" in arguments.parts and arguments.run is None):
-        parser.error(f"parts are {', '.join(parts)}; experts needs --run")
+    models = arguments.models or (2 if arguments.quick else None)
+    sizes = arguments.sizes or ([20] if arguments.quick else None)
+    studies = {
+        "invariance": lambda: invariance(models or 1000),
+        "ranks": lambda: ranks(models or 50),
+        "recovery": lambda: recovery(models or 20),
+        "experts": lambda: experts(arguments.run),
+    }
+    calls = {
+        "scaling": [f"one_exact({size})" for size in sizes or SIZES],
+        "pgmpy": [f"one_pgmpy({size}, {jobs})" for size in sizes or PGMPY_SIZES for jobs in arguments.jobs],
+        "approximate": [f"one_approximate({size})" for size in sizes or APPROXIMATE_SIZES],
+    }
+    can = {"experts": arguments.run is not None, "pgmpy": find_spec("pgmpy") is not None}
+    parts = arguments.parts or [part for part in (*studies, *calls) if can.get(part, True)]
+    for part in parts:
+        if part not in {*studies, *calls} or not can.get(part, True):
+            parser.error(
+                f"{part}: parts are {', '.join((*studies, *calls))}; pgmpy is to be installed, experts needs --run"
+            )
     record: dict[str, Any] = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
-    for part in arguments.parts:
-        record[part] = {"machine": _machine(), **parts[part]()}
+
+    def write(part: str, made: dict[str, Any]) -> None:
+        record[part] = made
         record["headlines"] = headlines(record)
         arguments.json.write_text(json.dumps(record, indent=1) + "\n")
-        print(part, json.dumps(record[part]), flush=True)
+        print(part, json.dumps(made), flush=True)
+
+    for part in parts:
+        if part in studies:
+            machine = _machine()
+            write(part, {"machine": machine, **studies[part]()})
+        for call in calls.get(part, []):
+            machine = _machine()
+            row = {**_in_own_process(call), "machine": machine}
+            kept = [old for old in record.get(part, {}).get("rows", []) if _key(old) != _key(row)]
+            write(part, {"rows": sorted([*kept, row], key=_key)})
+
+
+def _key(row: dict[str, Any]) -> tuple[int, int]:
+    return row["size"], -row.get("jobs", 0)
 
 
 def _machine() -> dict[str, Any]:

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import networkx as nx
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from licm.causal.conditionals import Tabular
 from licm.causal.factorization import CausalFactorization
 from licm.classifier import predict_labels, train_classifier
-from licm.datasets import Mixture, Originals, evaluation_mixture, load_originals, make_mixture, to_float
+from licm.datasets import Mixture, evaluation_mixture, load_originals, make_mixture, to_float
 from licm.mechanisms import parse_mechanisms
 from licm.metrics import winner_matrix
 from licm.run import Run, load_run, restore_images
@@ -58,7 +57,12 @@ class MixturePrediction:
 
 
 def predict_under_mixture(
-    folder: str | Path, weights: Sequence[float], *, restored: bool = False, images: int = 2000
+    folder: str | Path,
+    weights: Sequence[float],
+    *,
+    restored: bool = False,
+    images: int = 2000,
+    classifier: nn.Module | None = None,
 ) -> MixturePrediction:
     """Foretells a classifier's accuracy under a new mixture of mechanisms from a trained run, and measures it.
 
@@ -71,6 +75,7 @@ def predict_under_mixture(
         weights: One for each mechanism of the configuration, at least 0; scaled to sum to 1.
         restored: Classify the winners' outputs instead of the transformed images.
         images: At most so many of each split are used.
+        classifier: From images to logits; None for the one that `licm.evaluation.evaluate` trains on clean images.
 
     Raises:
         ValueError: If the folder is no run, its source has no labels, `weights` are not one per mechanism, or `images`
@@ -96,28 +101,27 @@ def predict_under_mixture(
     new = make_mixture(
         originals.test, mechanisms, draws=generator(0, "intervened mixture"), weights=chosen.tolist()
     ).select(slice(images))
-    classifier = _classifier(originals)
+    if classifier is None:
+        classifier = train_classifier(to_float(originals.canonical.images), originals.canonical.labels)
     seen, winners = _observe(run, classifier, old, restored=restored)
     later, _ = _observe(run, classifier, new, restored=restored)
     classes = int(originals.canonical.labels.max()) + 1
     factorization = fit_mechanism_factorization(seen, num_classes=classes, num_experts=config.num_experts)
-    matrix = winner_matrix(
-        old.mechanism, winners, num_mechanisms=len(mechanisms), num_experts=config.num_experts
-    ).numpy()  # fmt: skip
-    mixture = chosen @ matrix
+    sizes = {"num_mechanisms": len(mechanisms), "num_experts": config.num_experts}
+    mixture = chosen @ winner_matrix(old.mechanism, winners, **sizes).numpy()
     # The classes of an official test set are not spread quite as those of the validation set; nobody intervened on
     # them, so the prediction keeps p(class) as fitted.
     changed = factorization.replace_mechanism("mechanism", Tabular(mixture))
     predicted = expected_accuracy(changed)
-    hits = later["answer"] == later["class"]
+    measured = float((later["answer"] == later["class"]).mean())
     return MixturePrediction(
         factorization=factorization,
         weights=chosen,
         mixture=mixture,
         predicted=predicted,
-        measured=float(hits.mean()),
+        measured=measured,
         unchanged=float((seen["answer"] == seen["class"]).mean()),
-        standard_error=_standard_error(seen, mixture, float(hits.mean()), len(hits)),
+        standard_error=_standard_error(seen, mixture, measured, len(later["class"])),
     )
 
 
@@ -150,15 +154,7 @@ def expected_accuracy(factorization: CausalFactorization) -> float:
     return float(np.einsum("c,m,cmc->", classes, mechanisms, answers))
 
 
-def _classifier(originals: Originals) -> torch.nn.Module:
-    labels = originals.canonical.labels
-    assert labels is not None
-    return train_classifier(to_float(originals.canonical.images), labels)
-
-
-def _observe(
-    run: Run, classifier: torch.nn.Module, mixture: Mixture, *, restored: bool
-) -> tuple[dict[str, NDArray], Tensor]:
+def _observe(run: Run, classifier: nn.Module, mixture: Mixture, *, restored: bool) -> tuple[dict[str, NDArray], Tensor]:
     _, winners, outputs = restore_images(run, mixture.images)
     assert mixture.labels is not None
     answers = predict_labels(classifier, outputs if restored else mixture.images)

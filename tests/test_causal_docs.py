@@ -1,27 +1,37 @@
-"""The walk-through runs as written, block after block; the results page is what its record says."""
+"""The results of the causal-graph half: the page is what its record says, and the benchmark makes such a record."""
 
 import json
-import re
-from pathlib import Path
+import sys
 
 from benchmarks import structure
 from benchmarks.structure_page import make_page
 
-PAGE = Path(__file__).parents[1] / "docs" / "causal-graph.md"
-
-
-def test_the_walk_through_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 10
-    names: dict[str, object] = {}
-    for block in blocks:
-        exec(block, names)
-    printed = capsys.readouterr().out
-    assert "3 targets: the truth has tied rank 1.0" in printed
-    assert "['river']" in printed
-    assert (tmp_path / "changes.svg").exists()
-
 
 def test_the_results_page_is_what_its_record_says():
-    assert structure.PAGE.read_text() == make_page(json.loads(structure.RECORD.read_text()))
+    record = json.loads(structure.RECORD.read_text())
+    assert structure.PAGE.read_text() == make_page(record)
+    assert record["headlines"] == structure.headlines(record)
+
+
+def test_the_benchmark_makes_a_record_and_goes_on_with_it(tmp_path, monkeypatch):
+    path = tmp_path / "record.json"
+    monkeypatch.setattr(structure, "_in_own_process", lambda call: eval(call, vars(structure)))
+
+    def measure(*arguments: str) -> dict:
+        monkeypatch.setattr(sys, "argv", ["structure", "--json", str(path), *arguments])
+        structure.main()
+        return json.loads(path.read_text())
+
+    first = measure("--quick", "--parts", "invariance", "scaling")
+    assert first["headlines"]["invariance_recall"] == first["invariance"]["invariance_recall"] == 1
+    assert first["headlines"]["chow_liu_seconds_10000"] is None
+    record = measure("--parts", "scaling", "approximate", "--sizes", "30")
+    assert [row["size"] for row in record["scaling"]["rows"]] == [20, 30]
+    assert record["scaling"]["rows"][0] == first["scaling"]["rows"][0]
+    assert record["invariance"] == first["invariance"]
+    for row in (*record["scaling"]["rows"], *record["approximate"]["rows"]):
+        assert row["recall"] == 1
+        assert row["total"] > 0
+    text = make_page(record)
+    assert "## Exact trees" in text
+    assert "pgmpy" not in text.replace("structure.json", "")

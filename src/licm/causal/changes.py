@@ -121,11 +121,7 @@ def mechanism_changes(
     if strange:
         raise ValueError(f"targets: {strange[0]!r} is not a node of the graph")
     first, second = columns_of(graph, before, "before"), columns_of(graph, after, "after")
-    for node in graph:
-        if is_words(first[node]) != is_words(second[node]):
-            raise ValueError(f"column {node!r} has words on one side and numbers on the other")
-    continuous = {node: is_continuous(first[node]) or is_continuous(second[node]) for node in graph}
-    findings = {node: _test(node, list(graph.predecessors(node)), first, second, continuous) for node in graph}
+    findings = {node: mechanism_change(node, tuple(graph.predecessors(node)), first, second) for node in graph}
     return report_changes(graph, findings, alpha=alpha, targets=targets)
 
 
@@ -142,13 +138,25 @@ def report_changes(
     return ChangeReport(graph, findings, dict(zip(graph, adjusted.tolist())), alpha, chosen)
 
 
-def _test(
-    node: Any,
-    parents: list[Any],
-    before: Mapping[Any, NDArray],
-    after: Mapping[Any, NDArray],
-    continuous: Mapping[Any, bool],
+def mechanism_change(
+    node: Any, parents: tuple[Any, ...], before: Mapping[Any, NDArray], after: Mapping[Any, NDArray]
 ) -> Change:
+    """Tests one mechanism; `mechanism_changes` says how.
+
+    Args:
+        node: Whose it is.
+        parents: Its parents.
+        before: Their columns [n], from `columns_of`.
+        after: Their columns [m].
+
+    Raises:
+        ValueError: As `mechanism_changes`.
+    """
+    continuous = {}
+    for name in (node, *parents):
+        if is_words(before[name]) != is_words(after[name]):
+            raise ValueError(f"column {name!r} has words on one side and numbers on the other")
+        continuous[name] = is_continuous(before[name]) or is_continuous(after[name])
     sides = before[node], after[node]
     if continuous[node] or all(_stands_still(side) for side in sides):
         columns = [_regressors(before[parent], after[parent], continuous[parent]) for parent in parents]

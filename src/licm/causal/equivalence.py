@@ -5,14 +5,15 @@ adjacent (Verma and Pearl, 1990). With interventions of known targets they are i
 also holds once every intervention is a node of its own with an edge to each target (Yang, Katcoff and Uhler, 2018).
 """
 
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import networkx as nx
-from numpy.typing import ArrayLike
 
-from licm.causal.changes import mechanism_changes, report_changes
+from licm.causal.change_tests import Change
+from licm.causal.changes import mechanism_change, report_changes
+from licm.causal.columns import Table, columns_of
 from licm.causal.factorization import check_graph
 
 MAX_NODES = 6
@@ -115,8 +116,8 @@ class Ranking:
 
 def rank_by_changes(
     graph: nx.DiGraph,
-    observed: Mapping[Any, ArrayLike],
-    environments: Sequence[Mapping[Any, ArrayLike]],
+    observed: Table,
+    environments: Sequence[Table],
     *,
     alpha: float = 0.05,
 ) -> Ranking:
@@ -135,18 +136,17 @@ def rank_by_changes(
     if not environments:
         raise ValueError("environments: expected at least one, got none")
     graphs = equivalence_class(graph)
-    known: dict[Any, Any] = {}
+    before = columns_of(graph, observed, "observed")
+    after = [columns_of(graph, data, f"environments[{number}]") for number, data in enumerate(environments)]
+    known: dict[Any, Change] = {}  # a test is shared by all graphs in which a node has the same parents
 
     def count(candidate: nx.DiGraph, number: int) -> int:
-        """Tests are shared by graphs in which a node has the same parents."""
         findings = {}
         for node in candidate:
-            family = node, frozenset(candidate.predecessors(node)), number
+            parents = tuple(candidate.predecessors(node))
+            family = node, frozenset(parents), number
             if family not in known:
-                part = nx.DiGraph([(parent, node) for parent in family[1]])
-                part.add_node(node)
-                report = mechanism_changes(part, observed, environments[number], alpha=alpha)
-                known[family] = report.findings[node]
+                known[family] = mechanism_change(node, parents, before, after[number])
             findings[node] = known[family]
         return len(report_changes(candidate, findings, alpha=alpha).changed)
 

@@ -14,11 +14,20 @@ start. How things are meant: [the walk-through](../causal-graph.md).
 
 def make_page(record: dict[str, Any]) -> str:
     """Returns the page; parts that were not measured have no section."""
-    sections = [INTRODUCTION]
+    sections = [INTRODUCTION, _headlines(record["headlines"])]
     for part, write in _SECTIONS.items():
         if part in record:
             sections.append(write(record[part]))
     return "\n".join(sections)
+
+
+def _headlines(figures: dict[str, Any]) -> str:
+    def said(value: Any) -> str:
+        if value is None:
+            return "not measured"
+        return " to ".join(f"{each:.4g}" for each in value) if isinstance(value, list) else f"{value:.4g}"
+
+    return _table(["figure", ""], [[f"`{name}`", said(value)] for name, value in figures.items()])
 
 
 def _table(titles: list[str], rows: list[list[str]]) -> str:

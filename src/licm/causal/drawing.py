@@ -92,7 +92,7 @@ def draw_tree(tree: nx.DiGraph, root: Hashable, path: str | Path) -> None:
 
 
 def draw_changes(graph: nx.DiGraph, changed: Collection[Any], path: str | Path, *, hard: Collection[Any] = ()) -> None:
-    """Saves a picture of a factorisation: changed mechanisms and the edges into them in red, hard ones dashed.
+    """Saves a picture of a factorisation: changed mechanisms and the edges into them thick, of hard ones dashed.
 
     Args:
         graph: Acyclic.
@@ -106,7 +106,8 @@ def draw_changes(graph: nx.DiGraph, changed: Collection[Any], path: str | Path, 
     """
     edges = [edge for edge in graph.edges if edge[1] in set(changed)]
     dashed = [edge for edge in edges if edge[1] in set(hard)]
-    _draw(graph, layered_layout(graph), path, nodes=changed, edges=edges, dashed=dashed)
+    widths = [2.5 if edge in edges else 1.0 for edge in graph.edges]
+    _draw(graph, layered_layout(graph), path, nodes=changed, edges=edges, dashed=dashed, widths=widths)
 
 
 def _draw(
@@ -117,7 +118,7 @@ def _draw(
     nodes: Collection[Any],
     edges: Collection[Any],
     dashed: Collection[Any] = (),
-    widths: list[float] | float = 1.5,
+    widths: list[float],
     labels: Mapping[Any, str] | None = None,
     square: bool = False,
 ) -> None:
@@ -126,7 +127,7 @@ def _draw(
 
     small = len(graph) > _LABELLED
     size = 8.0 if small else 2.5 + 0.9 * len(graph) ** 0.5
-    marked, red, broken = set(nodes), set(edges), set(dashed)
+    marked, bold, broken = set(nodes), set(edges), set(dashed)
     with canvas(LIGHT, size, size if square else 0.8 * size) as figure:
         axes = figure.add_subplot()
         axes.set_axis_off()
@@ -136,7 +137,7 @@ def _draw(
             positions,
             ax=axes,
             edgelist=list(graph.edges),
-            edge_color=[LIGHT.second if edge in red else LIGHT.faint for edge in graph.edges],
+            edge_color=[LIGHT.second if edge in bold else LIGHT.faint for edge in graph.edges],
             style=["dashed" if edge in broken else "solid" for edge in graph.edges],
             width=widths,
             arrows=not small,
@@ -147,8 +148,9 @@ def _draw(
             positions,
             ax=axes,
             nodelist=list(graph),
-            node_color=[LIGHT.second if node in marked else LIGHT.accent for node in graph],
-            node_shape="o",
+            node_color=LIGHT.muted if small else LIGHT.paper,
+            edgecolors=[LIGHT.second if node in marked else LIGHT.muted for node in graph],
+            linewidths=[3 if node in marked else 1 for node in graph],
             node_size=10 if small else 700,
         )
         if not small:

@@ -1,11 +1,11 @@
-# Commands that do all their own set-up: `make run`, `make test`, `make docs`.
+# Commands that do all their own set-up: `make run`, `make test`, `make docs`, `make bench`.
 
 PYTHON ?= python3
 RUN ?= runs/$(shell date +%Y%m%d-%H%M%S)
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: run test docs clean
+.PHONY: run test docs bench clean
 
 run: $(READY)  ## Train on the embedded digits, say what was achieved, and draw it.
 	$(BIN)/python -m licm train --out $(RUN)
@@ -21,6 +21,9 @@ test: $(READY)  ## Lint, types, tests.
 docs: $(READY)  ## Build the documentation into docs/_build/html, without a network.
 	$(BIN)/python -m sphinx build --fail-on-warning --quiet docs docs/_build/html
 	@echo "open docs/_build/html/index.html"
+
+bench: $(READY)  ## Measure speed here, into speed.json; close other programs first.
+	$(BIN)/python -m benchmarks speed --json speed.json
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("licm needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'

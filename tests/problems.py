@@ -30,11 +30,23 @@ def small_competition(
     objective: Objective = "all_experts",
     loser_samples: int | None = None,
     r1_gamma: float = 0.0,
+    cycle_weight: float = 0.0,
+    tie_margin: float = 0.0,
     seed: int = 0,
 ) -> Competition:
-    """A competition on 12x12 images whose experts have 4 filters."""
+    """A competition on 12x12 images whose experts have 4 filters; with a cycle weight, it has forward networks."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         bank = ExpertBank([Expert(width=4, depth=3, normalization=normalization) for _ in range(num_experts)])
         discriminator = Discriminator(image_size=SIZE, widths=(4, 8), hidden=16)
-    return Competition(bank, discriminator, objective=objective, loser_samples=loser_samples, r1_gamma=r1_gamma)
+        forward = ExpertBank([Expert(width=4, depth=3, normalization="none") for _ in range(num_experts)])
+    return Competition(
+        bank,
+        discriminator,
+        objective=objective,
+        loser_samples=loser_samples,
+        r1_gamma=r1_gamma,
+        forward=forward if cycle_weight > 0 else None,
+        cycle_weight=cycle_weight,
+        tie_margin=tie_margin,
+    )

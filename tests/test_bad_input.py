@@ -185,7 +185,7 @@ def test_a_run_of_another_version_and_what_is_no_run(small_run, tmp_path, comman
     record = json.loads((small_run / files.RUN).read_text())
     (small_run / files.RUN).write_text(json.dumps({**record, "format": 99}))
     line = refused(*all_commands(small_run, tmp_path)[command])
-    assert "has run format 99, this version reads 1" in line
+    assert f"has run format 99, this version reads {files.FORMAT}" in line
     (tmp_path / "nothing").mkdir()
     line = refused(*all_commands(tmp_path / "nothing", tmp_path)[command])
     assert "is not a run folder: config.yaml is missing" in line

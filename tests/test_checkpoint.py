@@ -102,7 +102,7 @@ def test_config_and_format(tmp_path):
     assert files.read_config(tmp_path / "run").training.steps == 3
     run = json.loads((tmp_path / "run" / files.RUN).read_text())
     (tmp_path / "run" / files.RUN).write_text(json.dumps({**run, "format": 99}))
-    with pytest.raises(ValueError, match="has run format 99, this version reads 1"):
+    with pytest.raises(ValueError, match=f"has run format 99, this version reads {files.FORMAT}"):
         files.read_config(tmp_path / "run")
     (tmp_path / "run" / files.RUN).write_text("{")
     with pytest.raises(ValueError, match="is not valid JSON"):

@@ -3,7 +3,6 @@
 The bugs are those seen in other implementations: a check that passes on one of them is no check.
 """
 
-from collections.abc import Callable
 from itertools import permutations
 
 import numpy as np
@@ -27,7 +26,7 @@ from licm.competition import (
 from licm.seeding import generator
 from tests.problems import bars, small_competition
 
-Step = Callable[[Competition, Tensor, list[Tensor], Tensor], float]
+Updated = tuple[float, float | None]
 
 
 def run_steps(competition: Competition, count: int, *, start: int = 0) -> list[Tensor]:
@@ -39,12 +38,21 @@ def run_steps(competition: Competition, count: int, *, start: int = 0) -> list[T
     return winners
 
 
+def parameters_of(competition: Competition, expert: int) -> dict[str, Tensor]:
+    """Those of an expert and, where there is one, of its forward network."""
+    parameters = dict(competition.bank[expert].named_parameters())
+    if competition.forward is not None:
+        parameters |= {f"forward {name}": p for name, p in competition.forward[expert].named_parameters()}
+    return parameters
+
+
 def weights_of(competition: Competition) -> list[list[Tensor]]:
-    return [[p.detach().clone() for p in expert.parameters()] for expert in competition.bank]
+    experts = range(len(competition.bank))
+    return [[p.detach().clone() for p in parameters_of(competition, j).values()] for j in experts]
 
 
 def optimizer_state_of(competition: Competition, expert: int) -> list[dict[str, Tensor]]:
-    parameters = competition.bank[expert].parameters()
+    parameters = parameters_of(competition, expert).values()
     return [{k: v.clone() for k, v in competition.expert_optimizer.state.get(p, {}).items()} for p in parameters]
 
 
@@ -55,9 +63,7 @@ def check_winners_learn(competition: Competition) -> None:
     before = weights_of(competition)
     (winners,) = run_steps(competition, 1)
     for expert in winners.unique().tolist():
-        for name, old, new in zip(
-            dict(competition.bank[expert].named_parameters()), before[expert], weights_of(competition)[expert]
-        ):
+        for name, old, new in zip(parameters_of(competition, expert), before[expert], weights_of(competition)[expert]):
             assert not torch.equal(old, new), f"expert {expert} won but its {name} did not move"
 
 
@@ -114,18 +120,18 @@ def check_discriminator_learns_from_losers(competition: Competition) -> None:
 # --- The bugs ------------------------------------------------------------------------------------------------
 
 
-def detached_winners(self: Competition, transformed: Tensor, outputs: list[Tensor], winners: Tensor) -> float:
+def detached_winners(self: Competition, transformed: Tensor, outputs: list[Tensor], winners: Tensor) -> Updated:
     won = [outputs[j][winners == j].detach().requires_grad_() for j in winners.unique().tolist()]
     loss = torch.stack([F.softplus(-self.discriminator(own)).mean() for own in won]).sum()
     self.expert_optimizer.zero_grad(set_to_none=True)
     loss.backward()
     self.expert_optimizer.step()
-    return loss.item()
+    return loss.item(), None
 
 
 def gradients_zeroed_not_dropped(
     self: Competition, transformed: Tensor, outputs: list[Tensor], winners: Tensor
-) -> float:
+) -> Updated:
     for parameter in self.bank.parameters():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -134,21 +140,21 @@ def gradients_zeroed_not_dropped(
     loss = torch.stack([F.softplus(-self.discriminator(own)).mean() for own in won]).sum()
     loss.backward()
     self.expert_optimizer.step()
-    return loss.item()
+    return loss.item(), None
 
 
 def gradients_for_discriminator(
     self: Competition, transformed: Tensor, outputs: list[Tensor], winners: Tensor
-) -> float:
+) -> Updated:
     won = [outputs[j][winners == j] for j in winners.unique().tolist()]
     loss = torch.stack([F.softplus(-self.discriminator(own)).mean() for own in won]).sum()
     self.expert_optimizer.zero_grad(set_to_none=True)
     loss.backward()
     self.expert_optimizer.step()
-    return loss.item()
+    return loss.item(), None
 
 
-def stepping_inside_the_loop(self: Competition, transformed: Tensor, outputs: list[Tensor], winners: Tensor) -> float:
+def stepping_inside_the_loop(self: Competition, transformed: Tensor, outputs: list[Tensor], winners: Tensor) -> Updated:
     scores = torch.stack([self.discriminator(output) for output in outputs])
     for expert in self.bank:
         loss = F.softplus(-scores).mean()  # one graph for all, stale after the first expert has moved
@@ -156,7 +162,7 @@ def stepping_inside_the_loop(self: Competition, transformed: Tensor, outputs: li
         with torch.no_grad():
             for parameter in expert.parameters():
                 parameter.sub_(1e-3 * parameter.grad)
-    return 0.0
+    return 0.0, None
 
 
 def discriminator_sees_winners_only(objective, logits):
@@ -182,14 +188,21 @@ def test_the_discriminator_learns_from_losers_and_the_check_catches_winners_only
 
 @pytest.mark.parametrize("normalization", ["batch", "none"])
 @pytest.mark.parametrize(
-    ("objective", "samples", "gamma"),
-    [("all_experts", None, 0.0), ("winner_weighted", 1, 1.0), ("score_weighted", 1, 1.0)],
+    ("objective", "samples", "gamma", "cycle_weight"),
+    [("all_experts", None, 0.0, 0.0), ("winner_weighted", 1, 1.0, 0.0), ("score_weighted", 1, 1.0, 5.0)],
 )
-def test_only_winners_learn(normalization, objective, samples, gamma):
+@pytest.mark.parametrize("cycle_pulls", [False, True])
+def test_only_winners_learn(normalization, objective, samples, gamma, cycle_weight, cycle_pulls):
     def fresh() -> Competition:
-        return small_competition(
-            normalization=normalization, objective=objective, loser_samples=samples, r1_gamma=gamma
+        competition = small_competition(
+            normalization=normalization,
+            objective=objective,
+            loser_samples=samples,
+            r1_gamma=gamma,
+            cycle_weight=cycle_weight,
         )
+        competition.cycle_pulls = cycle_pulls
+        return competition
 
     check_winners_learn(fresh())
     check_losers_stay(fresh())
@@ -238,7 +251,97 @@ def test_expert_loss_is_the_mean_over_each_experts_own_wins():
     with torch.no_grad():
         logits = torch.stack([competition.discriminator(output) for output in outputs]).numpy()
     expected = np.mean([np.log1p(np.exp(-logits[0, :4])).mean(), np.log1p(np.exp(-logits[2, 4:])).mean()])
-    assert competition._update_winners(images, outputs, winners) == pytest.approx(expected, rel=1e-5)
+    assert competition._update_winners(images, outputs, winners) == (pytest.approx(expected, rel=1e-5), None)
+
+
+def test_the_cycle_error_is_the_mean_over_each_experts_own_wins():
+    competition = small_competition(cycle_weight=5.0)
+    images, winners = 1 - bars(6), torch.tensor([0, 0, 0, 0, 2, 2])
+    outputs = competition.bank(images)
+    with torch.no_grad():
+        errors = [
+            (competition.forward[j](outputs[j])[winners == j] - images[winners == j]).square().mean().item()
+            for j in (0, 2)
+        ]
+    _, cycle_error = competition._update_winners(images, outputs, winners)
+    assert cycle_error == pytest.approx(np.mean(errors), rel=1e-5)
+
+
+@pytest.mark.parametrize("cycle_pulls", [False, True])
+def test_the_experts_feel_the_cycle_error_only_while_it_pulls(cycle_pulls):
+    """The forward networks learn in any case."""
+    plain, cyclic = small_competition(), small_competition(cycle_weight=5.0)
+    cyclic.cycle_pulls = cycle_pulls
+    untrained = [p.clone() for p in cyclic.forward.parameters()]
+    images, winners = 1 - bars(6), torch.tensor([0, 0, 1, 1, 2, 2])
+    for competition in (plain, cyclic):
+        competition._update_winners(images, competition.bank(images), winners)
+    same = [torch.equal(one.grad, other.grad) for one, other in zip(plain.bank.parameters(), cyclic.bank.parameters())]
+    assert all(same) != cycle_pulls
+    assert not any(torch.equal(old, new) for old, new in zip(untrained, cyclic.forward.parameters()))
+
+
+def test_a_twin_has_the_forward_network_too():
+    competition = small_competition(cycle_weight=5.0)
+    run_steps(competition, 3)
+    donor = int(competition.bank[0].last.weight.grad is None)  # one that has won
+    competition.copy_expert(donor, 2)
+    for one, other in zip(parameters_of(competition, donor).values(), parameters_of(competition, 2).values()):
+        assert torch.equal(one, other)
+    for one, other in zip(optimizer_state_of(competition, donor), optimizer_state_of(competition, 2), strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_forward_networks_learn_the_mechanism_of_their_expert():
+    """One expert, all images inverted: once it restores, its forward network inverts clean images."""
+    competition = small_competition(num_experts=1, r1_gamma=1.0, cycle_weight=5.0)
+    competition.set_learning_rate_factor(5)
+    for step in range(400):
+        competition.cycle_pulls = step >= 100
+        canonical, originals = bars(16, seed=2 * step), bars(16, seed=2 * step + 1)
+        record = competition.step(canonical, 1 - originals, generator(0, "losers", step))
+    clean = bars(20, seed=10_001)
+    with torch.no_grad():
+        error = (competition.forward[0](clean) - (1 - clean)).square().mean().item()
+    assert record.cycle_error < 0.01, "the variance of a pixel is about 0.1"
+    assert error < 0.01
+
+
+def test_near_ties_go_to_the_expert_whose_forward_network_tells_the_input_by_its_own_measure():
+    """Scores within half the mean margin of 0.4; the networks' errors are 0.04, 0.01 and 0.0025."""
+    inputs = torch.full((3, 1, 12, 12), 0.5)
+    outputs = [inputs + 0.2, inputs - 0.1, inputs + 0.05]
+    scores = torch.tensor([[0.9, 0.9, 0.9], [0.8, 0.8, 0.6], [0.1, 0.75, 0.1]])
+
+    def winners(usual: list[float], **changes) -> list[int]:
+        competition = small_competition(cycle_weight=5.0, tie_margin=0.5)
+        competition.mean_margin = 0.4
+        competition.forward = [torch.nn.Identity()] * 3
+        competition.usual_error = torch.tensor(usual)
+        for name, value in changes.items():
+            setattr(competition, name, value)
+        return competition._name_winners(inputs, outputs, scores).tolist()
+
+    assert winners([0.04, 0.04, 0.04]) == [1, 2, 0]
+    assert winners([0.4, 0.04, 0.0025]) == [0, 0, 0], "what is little for one is much for another"
+    assert winners([0.4, 0.04, 0.04]) == [0, 2, 0]
+    for off in ({"tie_margin": 0.0}, {"mean_margin": 0.0}, {"forward": None}):
+        assert winners([0.04, 0.04, 0.04], **off) == [0, 0, 0]
+
+
+def test_an_experts_usual_error_is_a_moving_average_over_its_ties():
+    competition = small_competition(cycle_weight=5.0, tie_margin=0.5)
+    competition.mean_margin = 0.4
+    competition.forward = [torch.nn.Identity()] * 3
+    inputs = torch.full((1, 1, 12, 12), 0.5)
+    scores = torch.tensor([[0.9], [0.8], [0.1]])
+    for offset in (0.2, 0.1):
+        competition._name_winners(inputs, [inputs + offset, inputs, inputs], scores)
+    assert competition.usual_error[0].item() == pytest.approx(0.98 * 0.04 + 0.02 * 0.01, rel=1e-5)
+    assert competition.usual_error[2] == 0, "it was in no tie"
+    competition.copy_expert(0, 2)
+    assert competition.usual_error[2] == competition.usual_error[0]
 
 
 def test_a_tie_has_one_winner():

@@ -41,6 +41,7 @@ def test_scalars_are_those_of_the_history(tmp_path):
     expected = {
         "loss/discriminator": [r["discriminator_loss"] for r in steps],
         "loss/expert": [r["expert_loss"] for r in steps],
+        "loss/cycle": [r["cycle_error"] for r in steps],
         "score/canonical": [r["real_score"] for r in steps],
         "score/winning": [r["winning_score"] for r in steps],
         "health/margin": [r["margin"] for r in steps],

@@ -32,7 +32,7 @@ from licm.config import Config, from_yaml, to_yaml
 from licm.writing import write_bytes as write_bytes
 from licm.writing import write_text, writing
 
-FORMAT = 1
+FORMAT = 2  # 2: forward networks
 CONFIG, RUN, HISTORY = "config.yaml", "run.json", "history.jsonl"
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 LOCK = "lock"

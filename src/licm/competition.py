@@ -3,7 +3,7 @@
 Following Parascandolo, Kilbertus, Rojas-Carulla and Schölkopf (ICML 2018). For a transformed image x' every
 expert E_j gives E_j(x') and the discriminator D scores it; the winner is j* = argmax_j D(E_j(x')). One step:
 
-1. all experts transform the batch, and D as it stands names the winners;
+1. all experts transform the batch, and D as it stands scores them, which names the winners;
 2. D moves to raise E_P log D(x) + E_Q sum_j w_j log(1 - D(E_j(x'))), with w_j = 1/N' in the paper's
    objective (3), which losers enter as much as winners;
 3. each expert moves to raise log D(E_j(x')) on the images it won, under the new D. Experts that won nothing do
@@ -11,8 +11,10 @@ expert E_j gives E_j(x') and the discriminator D scores it; the winner is j* = a
 
 Departures from the paper, each a plain argument: the weights (3'), where the winner's output weighs as much as
 all losers' together, and (3''), where half the weight goes to the experts in proportion to the odds D gives
-their outputs; two sampled outputs an image in place of all, which keep the objective; and R1, the penalty
-gamma/2 E_P |grad_x D(x)|^2 on D's logit (Mescheder, Geiger and Nowozin, ICML 2018).
+their outputs; two sampled outputs an image in place of all, which keep the objective; R1, the penalty
+gamma/2 E_P |grad_x D(x)|^2 on D's logit (Mescheder, Geiger and Nowozin, ICML 2018); and forward networks F_j, which
+learn the mechanisms themselves from what their experts won. Through them an output must tell its input again (the
+cycle error |F_j(E_j(x')) - x'|^2 of Zhu et al., ICCV 2017), and by them ties are settled.
 """
 
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ from licm.checks import check_images
 from licm.models import Discriminator, ExpertBank, score_matrix
 
 Objective = Literal["all_experts", "winner_weighted", "score_weighted"]
+
+USUAL = 0.98  # decay of the moving average of an expert's cycle error, by steps in which it is in a tie
 
 
 def choose_winners(scores: Tensor) -> Tensor:
@@ -140,6 +144,7 @@ class StepRecord:
         real_score: Mean probability D gave the canonical images before its step.
         discriminator_loss: Minus D's objective, without the penalty.
         expert_loss: Mean over the experts that won of -log D of their winning outputs, under the new D.
+        cycle_error: Mean over the experts that won of the squared error a pixel of F_j(E_j(x')); None without F.
     """
 
     scores: Tensor
@@ -147,10 +152,16 @@ class StepRecord:
     real_score: float
     discriminator_loss: float
     expert_loss: float
+    cycle_error: float | None = None
 
 
 class Competition:
-    """Experts, discriminator and their optimisers.
+    """Experts, discriminator, forward networks where wanted, and their optimisers.
+
+    The forward networks always learn to undo their experts on what these won. The experts feel the cycle error only
+    while `cycle_pulls` is set: too early it holds them near where they are and slows the competition. Where several
+    outputs are about as good, the winner is the expert whose forward network tells the input best by its own measure:
+    no network can tell the inputs of two mechanisms from the same output, so two experts able to do the same work part.
 
     Args:
         bank: The experts.
@@ -158,6 +169,9 @@ class Competition:
         objective: "all_experts" for (3), "winner_weighted" for (3'), "score_weighted" for (3'').
         loser_samples: How many outputs per image, beside the one attended to, D learns from; None for all.
         r1_gamma: Weight of the gradient penalty, 0 for none.
+        forward: One network for each expert, of its shapes and without batch statistics; None for none.
+        cycle_weight: Weight of the cycle error beside an expert's loss.
+        tie_margin: Scores nearer to the best than this part of `mean_margin` are ties; 0: the best score wins.
         learning_rate: Adam's, for experts and D.
         betas: Adam's.
     """
@@ -170,6 +184,9 @@ class Competition:
         objective: Objective = "all_experts",
         loser_samples: int | None = None,
         r1_gamma: float = 0.0,
+        forward: ExpertBank | None = None,
+        cycle_weight: float = 0.0,
+        tie_margin: float = 0.0,
         learning_rate: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
@@ -178,10 +195,17 @@ class Competition:
         self.objective: Objective = objective
         self.loser_samples = loser_samples
         self.r1_gamma = r1_gamma
+        self.forward = forward
+        self.cycle_weight = cycle_weight
+        self.cycle_pulls = False
+        self.tie_margin = tie_margin
+        self.mean_margin = 0.0  # the winners' mean lead, over D's score of canonical images; 0 while ties are left
+        self.usual_error = torch.zeros(len(bank))  # moving average of each expert's cycle error in ties; 0: none yet
         self.learning_rate = learning_rate
         # One Adam for all experts: it leaves parameters whose gradient is None, the losers', untouched.
         adam = partial(torch.optim.Adam, lr=learning_rate, betas=betas, fused=True)
-        self.expert_optimizer = adam([{"params": list(expert.parameters())} for expert in bank])
+        learners = [bank] if forward is None else [bank, forward]
+        self.expert_optimizer = adam([{"params": list(one.parameters())} for each in learners for one in each])
         self.discriminator_optimizer = adam(discriminator.parameters())
 
     def set_learning_rate_factor(self, factor: float) -> None:
@@ -191,13 +215,17 @@ class Competition:
                 group["lr"] = self.learning_rate * factor
 
     def copy_expert(self, source: int, target: int) -> None:
-        """Makes one expert the twin of another: the same weights, statistics and optimiser state."""
-        self.bank[target].load_state_dict(self.bank[source].state_dict())
-        for old, new in zip(self.bank[source].parameters(), self.bank[target].parameters()):
-            state = self.expert_optimizer.state
-            state.pop(new, None)
-            if old in state:
-                state[new] = {name: value.clone() for name, value in state[old].items()}
+        """Makes one expert, and its forward network, the twin of another: weights, statistics, optimiser state."""
+        self.usual_error[target] = self.usual_error[source]
+        state = self.expert_optimizer.state
+        for each in (self.bank, self.forward):
+            if each is None:
+                continue
+            each[target].load_state_dict(each[source].state_dict())
+            for old, new in zip(each[source].parameters(), each[target].parameters()):
+                state.pop(new, None)
+                if old in state:
+                    state[new] = {name: value.clone() for name, value in state[old].items()}
 
     def forget(self, expert: int) -> None:
         """Drops the optimiser's memory of one expert, whose weights have been replaced."""
@@ -215,10 +243,10 @@ class Competition:
         outputs = self._transform(transformed)
         with torch.no_grad():
             logits = torch.stack([self.discriminator(output) for output in outputs])
-        winners = choose_winners(logits)
         d_loss, real_score = self._update_discriminator(canonical, outputs, logits, generator)
-        e_loss = self._update_winners(transformed, outputs, winners)
-        return StepRecord(logits.sigmoid(), winners, real_score, d_loss, e_loss)
+        winners = self._name_winners(transformed, outputs, logits.sigmoid() / max(real_score, 1e-6))
+        e_loss, cycle_error = self._update_winners(transformed, outputs, winners)
+        return StepRecord(logits.sigmoid(), winners, real_score, d_loss, e_loss, cycle_error)
 
     def _transform(self, transformed: Tensor) -> list[Tensor]:
         """Every expert's output; with the graph only where the winners' update cannot do without.
@@ -255,20 +283,50 @@ class Competition:
         self.discriminator_optimizer.step()
         return loss.item(), real_logits.detach().sigmoid().mean().item()
 
-    def _update_winners(self, transformed: Tensor, outputs: list[Tensor], winners: Tensor) -> float:
+    @torch.no_grad()
+    def _name_winners(self, transformed: Tensor, outputs: list[Tensor], scores: Tensor) -> Tensor:
+        """The best scores win; a tie goes to the expert whose cycle error is lowest beside what is usual for it.
+
+        What counts is the comparative advantage: by the error itself, the better of two forward networks would win all.
+        Scores are over D's of canonical images, [N', n].
+        """
+        winners, gap = choose_winners(scores), self.tie_margin * self.mean_margin
+        if self.forward is None or gap <= 0:
+            return winners
+        near = scores >= scores.max(dim=0).values - gap
+        tied = near.sum(dim=0) > 1
+        errors = torch.full_like(scores, torch.inf)
+        for j in (near & tied).any(dim=1).nonzero().flatten().tolist():
+            chosen = near[j] & tied
+            told = self.forward[j](outputs[j][chosen])
+            error = (told - transformed[chosen]).square().flatten(1).mean(dim=1)
+            usual, now = self.usual_error[j].item(), error.mean().item()
+            self.usual_error[j] = usual = USUAL * usual + (1 - USUAL) * now if usual else now
+            errors[j, chosen] = error / max(usual, 1e-12)
+        return torch.where(tied, choose_winners(-errors), winners)
+
+    def _update_winners(
+        self, transformed: Tensor, outputs: list[Tensor], winners: Tensor
+    ) -> tuple[float, float | None]:
         wins = {int(j): winners == j for j in winners.unique()}
         if self.bank.uses_batch_statistics:
-            won = [outputs[j][mask] for j, mask in wins.items()]
+            won = {j: outputs[j][mask] for j, mask in wins.items()}
         else:
-            won = [self.bank[j](transformed[mask]) for j, mask in wins.items()]
+            won = {j: self.bank[j](transformed[mask]) for j, mask in wins.items()}
         self.discriminator.requires_grad_(False)  # the gradient passes through D to the experts
-        losses = F.softplus(-self.discriminator(torch.cat(won)))
+        losses = F.softplus(-self.discriminator(torch.cat(list(won.values()))))
         self.discriminator.requires_grad_(True)
-        loss = torch.stack([own.mean() for own in losses.split([len(output) for output in won])]).sum()
+        total = loss = torch.stack([own.mean() for own in losses.split([len(each) for each in won.values()])]).sum()
+        cycle_error = None
+        if self.forward is not None:
+            told = {j: each if self.cycle_pulls else each.detach() for j, each in won.items()}
+            errors = [F.mse_loss(self.forward[j](told[j]), transformed[mask]) for j, mask in wins.items()]
+            total = loss + self.cycle_weight * torch.stack(errors).sum()
+            cycle_error = torch.stack(errors).mean().item()
         self.expert_optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total.backward()
         self.expert_optimizer.step()
-        return loss.item() / len(won)
+        return loss.item() / len(won), cycle_error
 
 
 @torch.no_grad()

@@ -71,6 +71,7 @@ class IdentityConfig(_Section):
     """The approximate-identity start; see `licm.identity`."""
 
     start: Literal["trained", "analytic", "none"] = "trained"
+    learning_rate: float = Field(3e-3, gt=0)
     tolerance: float = Field(0.002, gt=0)
     max_steps: int = Field(500, ge=1)
 
@@ -83,6 +84,12 @@ class CompetitionConfig(_Section):
         1, ge=1, description="outputs per image D learns from beside the one attended to; None: all"
     )
     r1_gamma: float = Field(1.0, ge=0)
+    cycle_weight: float = Field(
+        5.0, ge=0, description="of the cycle error, once the learning rate falls; 0: no forward networks"
+    )
+    tie_margin: float = Field(
+        0.5, ge=0, description="scores this near, in units of the mean margin, are ties for forward networks to settle"
+    )
 
 
 class RevivalConfig(_Section):
@@ -109,7 +116,7 @@ class TrainingConfig(_Section):
     decay: bool = Field(True, description="constant, then linear to zero; False: constant to the end")
     healthy_steps: int = Field(100, ge=1, description="steps of health after which the decay begins")
     validate_every: int = Field(25, ge=1)
-    validation_images: int = Field(500, ge=1)
+    validation_images: int = Field(250, ge=1)
     save_every: int = Field(50, ge=1)
 
 
@@ -153,7 +160,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data": {"image_size": 32},
         "experts": {"width": 32},
         "discriminator": {"activation": "elu"},
-        "competition": {"objective": "all_experts", "loser_samples": None, "r1_gamma": 0.0},
+        "identity": {"learning_rate": 1e-3},
+        "competition": {
+            "objective": "all_experts",
+            "loser_samples": None,
+            "r1_gamma": 0.0,
+            "cycle_weight": 0.0,
+            "tie_margin": 0.0,
+        },
         "revival": {"enabled": False},
         "training": {"steps": 600, "decay": False},
     },

@@ -85,20 +85,28 @@ def build_run(config: Config, *, channels: int, image_size: int, device: str = "
     _check_device(device)
     settings = config.experts.model_dump()
     make_expert = EXPERTS[settings.pop("architecture")]
-    experts = []
-    with torch.random.fork_rng(devices=[]):
+    # A forward network sees as far as its expert, but the few images of one expert's wins are no batch to normalise by.
+    of_forward = settings | {"normalization": "none", "activation": "leaky_relu", "head": "sigmoid"}
+
+    def draw(purpose: str, settings: dict[str, Any]) -> ExpertBank:
+        drawn = []
         for index in range(config.num_experts):
-            torch.manual_seed(derive_seed(config.seed, "expert weights", index))
-            experts.append(make_expert(channels=channels, **settings))
+            torch.manual_seed(derive_seed(config.seed, purpose, index))
+            drawn.append(make_expert(channels=channels, **settings))
+        return ExpertBank(drawn)
+
+    with torch.random.fork_rng(devices=[]):
+        bank = draw("expert weights", settings)
+        forward = draw("forward weights", of_forward) if config.competition.cycle_weight > 0 else None
         torch.manual_seed(derive_seed(config.seed, "discriminator weights"))
         discriminator = Discriminator(channels=channels, image_size=image_size, **config.discriminator.model_dump())
-    bank = ExpertBank(experts)
     _check_expert(bank[0], config.experts.architecture, torch.zeros(2, channels, image_size, image_size))
-    for module in (bank, discriminator):
+    for module in (bank, discriminator, *([] if forward is None else [forward])):
         module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     competition = Competition(
         bank,
         discriminator,
+        forward=forward,
         **config.competition.model_dump(),
         learning_rate=config.training.learning_rate,
         betas=config.training.betas,
@@ -160,6 +168,7 @@ def save_run(run: Run, folder: Path) -> None:
         "seconds": run.seconds,
         "image_shape": [run.discriminator.channels, run.discriminator.image_size],
         "health": run.health.state(),
+        "usual_error": run.competition.usual_error.tolist(),
         "revival": revival,
     }
     files.save_checkpoint(folder, tensors, state)
@@ -204,6 +213,7 @@ def _restore(config: Config, tensors: dict[str, Tensor], state: dict[str, Any], 
                     like = torch.empty((), device=parameter.device) if name == "step" else parameter.detach()
                     optimizer.state[parameter][name] = torch.empty_like(like).copy_(value)
     run.health = Health.restore(state["health"])
+    run.competition.usual_error = torch.tensor(state["usual_error"])
     run.revival.restore(state["revival"], {k: v.to(device) for k, v in under("revival").items()})
     run.step, run.decay_start = state["step"], state["decay_start"]
     run.seconds = state["seconds"]
@@ -211,7 +221,9 @@ def _restore(config: Config, tensors: dict[str, Tensor], state: dict[str, Any], 
 
 
 def _modules(run: Run) -> dict[str, torch.nn.Module]:
-    return {"bank": run.experts, "discriminator": run.discriminator}
+    forward = run.competition.forward
+    modules = {"bank": run.experts, "discriminator": run.discriminator}
+    return modules if forward is None else {**modules, "forward": forward}
 
 
 def _optimizers(run: Run) -> dict[str, torch.optim.Optimizer]:

@@ -31,6 +31,7 @@ _FULL_SHARE = torch.tensor([0.03, 0.19, 0.42])  # dark blue; no share is white
 _SCALARS = {
     "loss/discriminator": "discriminator_loss",
     "loss/expert": "expert_loss",
+    "loss/cycle": "cycle_error",
     "score/canonical": "real_score",
     "score/winning": "winning_score",
     "health/margin": "margin",
@@ -95,7 +96,8 @@ def _write_record(writer: "SummaryWriter", record: dict[str, Any], learning_rate
             writer.add_scalar(f"identity_error/expert_{expert}", error, step)
     elif record["kind"] == "step":
         for tag, key in _SCALARS.items():
-            writer.add_scalar(tag, record[key], step)
+            if record[key] is not None:
+                writer.add_scalar(tag, record[key], step)
         writer.add_scalar("learning_rate", learning_rate * record["learning_rate_factor"], step)
         for expert, share in enumerate(record["win_share"]):
             writer.add_scalar(f"win_share/expert_{expert}", share, step)

@@ -1,0 +1,38 @@
+"""When a run was good, read from its history."""
+
+import json
+
+import pytest
+from benchmarks.time_to_result import time_to_result
+
+from licm import checkpoint as files
+
+
+@pytest.fixture
+def told(small_run):
+    """The small run with validations as a test wants them: (step, matched share, accuracy) each."""
+
+    def tell(*validations):
+        history = [record for record in files.read_history(small_run) if record["kind"] != "validation"]
+        history = [{**r, "accuracy_clean": 0.9} if r["kind"] == "judge" else r for r in history]
+        for step, share, accuracy in validations:
+            history.append({"kind": "validation", "step": step, "matched_share": share, "accuracy_restored": accuracy})
+        (small_run / files.HISTORY).write_text("".join(json.dumps(record) + "\n" for record in history))
+        return time_to_result(small_run)
+
+    return tell
+
+
+def test_the_first_good_validation_counts(told, small_run):
+    result = told((2, 0.95, 0.88), (3, 0.99, 0.5), (4, 1.0, 0.9))
+    seconds = {r["step"]: r["seconds"] for r in files.read_history(small_run) if r["kind"] == "step"}
+    assert result["matched_share_0_99"]["steps"] == 3
+    assert result["matched_share_0_99"]["seconds"] == seconds[3]
+    assert result["accuracy"]["steps"] == 2
+    assert result["matched_share_0_99"]["gflop"] > result["accuracy"]["gflop"] > 0
+    assert not result["accuracy"]["censored"]
+
+
+def test_a_run_that_never_is_counts_whole_and_is_marked(told):
+    result = told((2, 0.5, 0.5))
+    assert (result["matched_share_0_99"]["steps"], result["matched_share_0_99"]["censored"]) == (4, True)

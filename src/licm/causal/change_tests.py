@@ -4,7 +4,7 @@ A hard intervention leaves a point mass, on which no likelihood-ratio test is de
 whether the mechanism has no noise left, and says so; its p-value is then 0.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ _NO_NOISE = 1e-12  # residuals below this share of the values are rounding
 _INCREDIBLE = 1e-9  # what has less chance than this is no chance
 
 
-class Change(NamedTuple):
+@dataclass(frozen=True)
+class Change:
     """What a test found.
 
     Attributes:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from licm.causal.changes import mechanism_changes
+    from licm.causal.chow_liu import ChowLiu
+    from licm.causal.factorization import CausalFactorization
     from licm.competition import Competition, compete
     from licm.config import Config, load_config, make_config
     from licm.datasets import Mixture, TrainingData, load_originals, load_training_data, make_mixture
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from licm.training import train
 
 _HOME = {
+    "licm.causal.changes": ["mechanism_changes"],
+    "licm.causal.chow_liu": ["ChowLiu"],
+    "licm.causal.factorization": ["CausalFactorization"],
     "licm.competition": ["Competition", "compete"],
     "licm.config": ["Config", "load_config", "make_config"],
     "licm.datasets": ["Mixture", "TrainingData", "load_originals", "load_training_data", "make_mixture"],
@@ -32,7 +38,9 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "MECHANISMS",
+    "CausalFactorization",
     "Chain",
+    "ChowLiu",
     "Competition",
     "Config",
     "Discriminator",
@@ -50,6 +58,7 @@ __all__ = [
     "load_training_data",
     "make_config",
     "make_mixture",
+    "mechanism_changes",
     "parse_mechanism",
     "parse_mechanisms",
     "train",

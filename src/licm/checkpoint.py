@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import platform
-import re
 import subprocess
 import zlib
 from collections.abc import Iterator, Mapping
@@ -30,6 +29,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from licm.config import Config, from_yaml, to_yaml
+from licm.writing import write_bytes as write_bytes
+from licm.writing import write_text, writing
 
 FORMAT = 2  # 2: forward networks
 CONFIG, RUN, HISTORY = "config.yaml", "run.json", "history.jsonl"
@@ -100,17 +101,6 @@ def create_run(folder: Path, config: Config, *, device: str = "cpu") -> None:
     except BaseException:
         (folder / CONFIG).unlink(missing_ok=True)
         raise
-
-
-@contextmanager
-def writing(path: Path, hint: str = "") -> Iterator[None]:
-    """Words the error of a write that fails, which by itself would not name the file."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        told = re.sub(r".*I/O error: (.*) \(os error \d+\)", r"\1", " ".join(str(error).split()))
-        reason = (getattr(error, "strerror", None) or told).lower()
-        raise OSError(f"{str(path)!r} cannot be written: {reason}{hint}") from error
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -264,23 +254,6 @@ def cut_history(folder: Path, step: int) -> None:
     """Drops records later than `step`, which a resumed run will write again."""
     kept = [record for record in read_history(folder) if record["step"] <= step]
     write_text(folder / HISTORY, "".join(json.dumps(record) + "\n" for record in kept))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically; raises `OSError` if it cannot be written."""
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file atomically; raises `OSError` if it cannot be written."""
-    new = path.with_name(path.name + ".new")
-    with writing(path):
-        try:
-            new.write_bytes(content)
-            os.replace(new, path)
-        except BaseException:
-            new.unlink(missing_ok=True)
-            raise
 
 
 def provenance() -> dict[str, Any]:

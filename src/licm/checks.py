@@ -5,7 +5,8 @@ Each check names the argument, what was expected, what came and, for names, the 
 
 from collections.abc import Collection
 from difflib import get_close_matches
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 
 def unknown_name(kind: str, name: object, valid: Collection[str]) -> str:
@@ -44,3 +45,22 @@ def check_images(images: Any, name: str, *, channels: int | None = None) -> None
     low, high = (value.item() for value in torch.aminmax(images))
     if not (low >= 0 and high <= 1):  # also true of NaN
         raise ValueError(f"{name}: expected finite values in [0, 1], got values from {low:g} to {high:g}")
+
+
+def check_picture(path: str | Path, *, new: bool = False) -> Literal["png", "svg"]:
+    """Returns which kind of picture a path names.
+
+    Args:
+        path: Where it is to be written.
+        new: Whether a file that is there already is refused.
+
+    Raises:
+        ValueError: If the name ends neither in .png nor in .svg, or the file is there and may not be.
+    """
+    path = Path(path)
+    kinds: dict[str, Literal["png", "svg"]] = {".png": "png", ".svg": "svg"}
+    if path.suffix.lower() not in kinds:
+        raise ValueError(f"{str(path)!r}: expected a name that ends in .png or .svg")
+    if new and path.exists():
+        raise ValueError(f"{str(path)!r} exists already: choose another name, nothing is overwritten")
+    return kinds[path.suffix.lower()]

@@ -321,6 +321,36 @@ def mechanisms(
         typer.echo(mechanisms_table() if name is None else mechanism_text(name))
 
 
+@app.command()
+def structure(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A .csv with a line of names, or a .parquet.")],
+    out: Annotated[Path | None, typer.Option(help="The picture: a new .png or .svg file. [TABLE.tree.png]")] = None,
+    kind: Annotated[str, typer.Option(help="discrete, gaussian, or mixed: continuous in bins.")] = "auto",
+    missing: Annotated[str, typer.Option(help="Values: refuse, pairwise, or category.")] = "refuse",
+    root: Annotated[str | None, typer.Option(help="The column the tree hangs from.")] = None,
+    bias_correction: Annotated[bool, typer.Option("--bias-correction", help="Miller and Madow's.")] = False,
+    approximate: Annotated[bool, typer.Option("--approximate", help="For tens of thousands of columns.")] = False,
+    bootstrap: Annotated[int, typer.Option(help="Samples for the confidence in each edge.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of these samples and of --approximate.", min=0)] = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Print and draw the Chow-Liu tree of a table: the maximum spanning tree under mutual information.
+
+    Example: licm structure survey.csv --bootstrap 100
+    """
+    from licm.causal.structure import learn_structure, structure_text
+
+    method = "approximate" if approximate else "exact"
+    options = {"kind": kind, "missing": missing, "root": root, "bias_correction": bias_correction, "method": method}
+    record = learn_structure(table, out, bootstrap=bootstrap, seed=seed, **options)
+    if as_json:
+        typer.echo(json.dumps(record))
+    elif not quiet:
+        typer.echo(structure_text(record))
+        typer.echo(f"saved: {record['picture']}")
+
+
 def _log(*, quiet: bool = False) -> None:
     """Shows what the library says of its work, a line each: warnings, and unless quiet what it downloads."""
     logger = logging.getLogger("licm")

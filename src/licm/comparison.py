@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from licm.checkpoint import write_bytes
+from licm.checks import check_picture
 from licm.config import flat
 from licm.records import Records, read_records
 from licm.tables import aligned
@@ -136,15 +137,10 @@ def save_figure(comparison: dict[str, Any], path: str | Path) -> None:
         ValueError: If the name ends otherwise, the file exists, or there is nothing to draw.
         OSError: If it cannot be written.
     """
-    path = Path(path)
-    kind = path.suffix.lower().removeprefix(".")
-    if kind not in ("png", "svg"):
-        raise ValueError(f"{str(path)!r}: expected a name that ends in .png or .svg")
-    if path.exists():
-        raise ValueError(f"{str(path)!r} exists already: choose another name, nothing is overwritten")
+    kind = check_picture(path, new=True)
     from licm.drawing import render
 
-    write_bytes(path, render(comparison_figure(comparison), kind))  # type: ignore[arg-type]
+    write_bytes(Path(path), render(comparison_figure(comparison), kind))
 
 
 def comparison_figure(comparison: dict[str, Any]) -> "Figure":

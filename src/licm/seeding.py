@@ -5,8 +5,10 @@ its own number needs no saved random state to be resumed.
 """
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
@@ -28,13 +30,16 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
 
 
-def generator(seed: int, *purpose: str | int) -> torch.Generator:
+def generator(seed: int, *purpose: str | int) -> "torch.Generator":
     """Returns a CPU generator seeded by `derive_seed(seed, *purpose)`.
 
     Draws are made on the CPU and moved, so that a seed means the same on every device.
 
+    >>> import torch
     >>> a, b = generator(0, "noise"), generator(0, "noise")
     >>> bool(torch.rand(3, generator=a).equal(torch.rand(3, generator=b)))
     True
     """
+    import torch  # here, as seeds are derived without it
+
     return torch.Generator().manual_seed(derive_seed(seed, *purpose))

@@ -1,13 +1,9 @@
 """The command line: one short function a command. torch is imported only by commands that need it."""
 
 import json
-import logging
-import os
-import re
-import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +15,7 @@ from licm.completion import (
     complete_source,
     complete_split,
 )
+from licm.console import fail, log, run_app
 
 if TYPE_CHECKING:
     from licm.config import Config
@@ -35,7 +32,6 @@ Device = Annotated[
     typer.Option(help="Where to compute: cpu, cuda, mps.", autocompletion=complete_device),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and warnings.")]
-_NO_MEMORY = "allocate memory|out of memory"  # how torch says it
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a machine to read.")]
 
@@ -93,7 +89,7 @@ def train(
     from licm.progress import Progress
     from licm.training import train as train_run
 
-    _log(quiet=quiet)
+    log(quiet=quiet)
     overrides = parse_overrides(settings or [])
     given = {"seed": seed, "data.canonical": canonical, "data.transformed": transformed}
     overrides |= {key: value for key, value in given.items() if value is not None}
@@ -108,7 +104,7 @@ def train(
         run = train_run(chosen, out, resume=resume, device=device, callbacks=[progress], watchers=watchers)
     if not run.finished:
         saved = f"at step {run.step} and saved" if run.step else "before the first step, nothing to save yet"
-        _fail(f"stopped {saved}; go on with: licm train --out {out} --resume", code=130)
+        fail(f"stopped {saved}; go on with: licm train --out {out} --resume", code=130)
 
 
 def _choose_config(run: Path | None, config: Path | None, preset: str | None, overrides: dict[str, Any]) -> "Config":
@@ -149,7 +145,7 @@ def evaluate(
     from licm.records import save_samples
     from licm.tables import evaluation_table
 
-    _log(quiet=quiet)
+    log(quiet=quiet)
     if split not in ("test", "validation"):
         raise ValueError(unknown_name("split", split, ("test", "validation")))
     record = evaluate_run(run, split=split, device=device)  # type: ignore[arg-type]
@@ -204,7 +200,7 @@ def restore(
     from licm.progress import track_images
     from licm.restoring import ASSIGNMENTS, restore_files
 
-    _log(quiet=quiet)
+    log(quiet=quiet)
     with track_images(quiet=quiet or as_json) as callback:
         record = restore_files(run, source, out, device=device, callback=callback)
     if as_json:
@@ -261,7 +257,7 @@ def data(
     """
     from licm.catalogue import fetch, list_sources, sources_table
 
-    _log(quiet=quiet)
+    log(quiet=quiet)
     if source is not None:
         row = fetch(source)
         if as_json:
@@ -351,59 +347,9 @@ def structure(
         typer.echo(f"saved: {record['picture']}")
 
 
-def _log(*, quiet: bool = False) -> None:
-    """Shows what the library says of its work, a line each: warnings, and unless quiet what it downloads."""
-    logger = logging.getLogger("licm")
-    logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("licm: %(message)s"))
-    shown: set[str] = set()
-
-    def is_new(record: logging.LogRecord) -> bool:
-        known = record.getMessage() in shown
-        shown.add(record.getMessage())
-        return not known
-
-    handler.addFilter(is_new)  # a run that is read twice is not warned of twice
-    logger.handlers[:] = [handler]
-
-
-def _fail(message: str, *, code: int = 1) -> NoReturn:
-    typer.echo(message, err=True)
-    raise SystemExit(code)
-
-
 def main() -> None:
-    """Runs the command line; whatever goes wrong is one line (all of it with LICM_DEBUG=1)."""
-    usage_error: Any = typer.BadParameter.__bases__[0]  # of click, which newer versions of typer carry inside
-    try:
-        code = app(prog_name="licm", standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        code = 130
-    except BrokenPipeError:  # who reads the output has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    except usage_error as error:
-        command = error.ctx.command_path if error.ctx else "licm"  # unknown while options are still being told apart
-        _fail(f"licm: error: {_one_line(error.format_message()).rstrip('.')} (see {command} --help)", code=2)
-    except Exception as error:
-        if os.environ.get("LICM_DEBUG") == "1":
-            raise
-        if isinstance(error, OSError) and error.strerror:
-            place = f"{str(error.filename)!r}: " if error.filename else ""
-            _fail(f"licm: error: {place}{error.strerror.lower()}")
-        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search(_NO_MEMORY, str(error))):
-            _fail("licm: error: not enough memory; take smaller images, or fewer or narrower experts")
-        if isinstance(error, ValueError | TypeError | OSError):
-            _fail(f"licm: error: {_one_line(error)}")
-        _fail(f"licm: error: unexpected {type(error).__name__}: {_one_line(error)}; LICM_DEBUG=1 shows where")
-    if code == 130:
-        _fail("licm: interrupted", code=130)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())
+    """Runs the command line."""
+    run_app(app)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def advance(run: Run, data: TrainingData) -> StepRecord:
     if not math.isfinite(record.discriminator_loss + record.expert_loss):
         raise ValueError(
             f"step {run.step + 1}: a loss is not finite, so training has diverged; lower training.learning_rate. "
-            "The last checkpoint is whole"
+            "What was saved before is whole"
         )
     run.step += 1
     run.health.update(record)

@@ -1,0 +1,67 @@
+"""Between the commands and the person: warnings and errors, a line each, and exit codes."""
+
+import logging
+import os
+import re
+import sys
+from typing import Any, NoReturn
+
+import typer
+
+_NO_MEMORY = "allocate memory|out of memory"  # how torch says it
+
+
+def log(*, quiet: bool = False) -> None:
+    """Shows what the library says of its work, a line each: warnings, and unless quiet what it downloads."""
+    logger = logging.getLogger("licm")
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("licm: %(message)s"))
+    shown: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        known = record.getMessage() in shown
+        shown.add(record.getMessage())
+        return not known
+
+    handler.addFilter(is_new)  # a run that is read twice is not warned of twice
+    logger.handlers[:] = [handler]
+
+
+def fail(message: str, *, code: int = 1) -> NoReturn:
+    """Prints a line to the error output and ends the process."""
+    typer.echo(message, err=True)
+    raise SystemExit(code)
+
+
+def run_app(app: typer.Typer) -> NoReturn:
+    """Runs a command line; whatever goes wrong is one line (all of it with LICM_DEBUG=1)."""
+    usage_error: Any = typer.BadParameter.__bases__[0]  # of click, which newer versions of typer carry inside
+    try:
+        code = app(prog_name="licm", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except BrokenPipeError:  # who reads the output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except usage_error as error:
+        command = error.ctx.command_path if error.ctx else "licm"  # unknown while options are still being told apart
+        fail(f"licm: error: {_one_line(error.format_message()).rstrip('.')} (see {command} --help)", code=2)
+    except Exception as error:
+        if os.environ.get("LICM_DEBUG") == "1":
+            raise
+        if isinstance(error, OSError) and error.strerror:
+            place = f"{str(error.filename)!r}: " if error.filename else ""
+            fail(f"licm: error: {place}{error.strerror.lower()}")
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search(_NO_MEMORY, str(error))):
+            fail("licm: error: not enough memory; take smaller images, or fewer or narrower experts")
+        if isinstance(error, ValueError | TypeError | OSError):
+            fail(f"licm: error: {_one_line(error)}")
+        fail(f"licm: error: unexpected {type(error).__name__}: {_one_line(error)}; LICM_DEBUG=1 shows where")
+    if code == 130:
+        fail("licm: interrupted", code=130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())

@@ -325,7 +325,7 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
 
 def _ndim(X: Any) -> int:
-    return X.ndim if hasattr(X, "ndim") else np.ndim(X)
+    return X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
 
 
 def _read_images(X: Any, name: str, expected: tuple[int, ...] | None = None) -> _Given:
@@ -363,7 +363,7 @@ def _as_tensor(X: Any, name: str) -> tuple[Tensor, bool]:
         items = [X[index] for index in range(len(X))]  # type: ignore[arg-type]
         return torch.stack([item[0] if isinstance(item, tuple | list) else item for item in items]), False
     array = check_array(X, dtype="numeric", allow_nd=True, ensure_2d=_ndim(X) < 3, input_name=name)
-    return torch.from_numpy(np.ascontiguousarray(array)), True
+    return torch.tensor(np.ascontiguousarray(array)), True
 
 
 def _with_channels(values: Tensor, name: str, expected: tuple[int, ...] | None) -> Tensor:

@@ -134,7 +134,9 @@ def test_on_the_command_line_and_in_the_report(small_run, tmp_path):
     assert json.loads(licm("describe", small_run, "--json").stdout) == record
     assert licm("describe", small_run, "--quiet").stdout == ""
     np.savez(tmp_path / "others.npz", images=bars(7).numpy())
-    assert json.loads(licm("describe", small_run, "--json", "--images", tmp_path / "others.npz").stdout)["num_images"] == 7
+    assert (
+        json.loads(licm("describe", small_run, "--json", "--images", tmp_path / "others.npz").stdout)["num_images"] == 7
+    )
     write_report(small_run)
     page = (small_run / "report.html").read_text()
     assert all(card["does"] in page for card in record["experts"] if card["does"])

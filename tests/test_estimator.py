@@ -21,7 +21,7 @@ from licm import MechanismInverter
 from licm.checkpoint import HISTORY
 from licm.estimator import IN_MEMORY
 from licm.records import read_records
-from licm.run import load_run, restore_images
+from licm.run import build_run, load_run, restore_images
 from licm.sources import ImageSet
 from tests.problems import bars
 
@@ -109,7 +109,7 @@ def test_the_same_random_state_gives_the_same_fit(fitted):
 
 def test_a_batch_is_no_larger_than_the_smaller_heap_unless_told(fitted):
     assert fitted.run_.config.training.batch_size == 20
-    with pytest.raises(ValueError, match="canonical: 20 images are fewer than training.batch_size, 32"):
+    with pytest.raises(ValueError, match=r"canonical: 20 images are fewer than training\.batch_size, 32"):
         inverter(settings={**TINY, "batch_size": 32}).fit(SPOILT, canonical=CLEAN)
 
 
@@ -208,7 +208,7 @@ def test_an_interrupted_fit_says_so(monkeypatch):
     from licm import estimator
 
     def stopped(config, folder, **keywords):
-        return estimator.load_run(folder) if keywords["resume"] else licm.run.build_run(config, channels=1, image_size=12)
+        return build_run(config, channels=1, image_size=12)
 
     monkeypatch.setattr(estimator, "train", stopped)
     unfitted = inverter()

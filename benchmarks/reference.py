@@ -43,6 +43,8 @@ class Reference:
         self.objective: Objective = competition.objective
         self.r1_gamma, self.cycle_weight = competition.r1_gamma, competition.cycle_weight
         self.cycle_pulls = competition.cycle_pulls
+        self.tie_gap = competition.tie_margin * competition.mean_margin
+        self.usual_error = competition.usual_error.tolist()
 
         def adam(*modules):
             parameters = [parameter for module in modules for parameter in module.parameters()]
@@ -58,10 +60,32 @@ class Reference:
             expert.train()
         outputs = [expert(transformed) for expert in self.experts]
         logits = torch.stack([self.discriminator(output) for output in outputs]).detach()
-        winners = logits.argmax(dim=0)
+        real_score = self.discriminator(canonical).sigmoid().mean().item()
+        winners = self.name_winners(transformed, outputs, logits.sigmoid() / real_score)
         discriminator_loss = self.update_discriminator(canonical, outputs, logits)
         expert_loss, cycle_error = self.update_experts(transformed, outputs, winners)
         return ReferenceRecord(logits, winners, discriminator_loss, expert_loss, cycle_error)
+
+    def name_winners(self, transformed: Tensor, outputs: list[Tensor], scores: Tensor) -> Tensor:
+        """The best score wins, unless others are near and tell the input better."""
+        winners = scores.argmax(dim=0)
+        if not self.forward or self.tie_gap <= 0:
+            return winners
+        errors = []
+        for index, (network, output) in enumerate(zip(self.forward, outputs)):
+            error = (network(output) - transformed).pow(2).mean(dim=(1, 2, 3)).detach()
+            near = scores[index] >= scores.max(dim=0).values - self.tie_gap
+            error[~near] = torch.inf
+            errors.append(error)
+        tied = torch.stack(errors).isfinite().sum(dim=0) > 1
+        for index, error in enumerate(errors):
+            seen = error[tied & error.isfinite()]
+            if len(seen):
+                usual = self.usual_error[index]
+                self.usual_error[index] = 0.98 * usual + 0.02 * seen.mean().item() if usual else seen.mean().item()
+        usual = torch.tensor(self.usual_error).clamp(min=1e-12)
+        comparative = torch.stack(errors) / usual[:, None]
+        return torch.where(tied, comparative.argmin(dim=0), winners)
 
     def update_discriminator(self, canonical: Tensor, outputs: list[Tensor], logits: Tensor) -> float:
         """D learns from canonical images and all outputs, weighted as the objective says."""

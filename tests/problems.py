@@ -31,6 +31,7 @@ def small_competition(
     loser_samples: int | None = None,
     r1_gamma: float = 0.0,
     cycle_weight: float = 0.0,
+    tie_margin: float = 0.0,
     seed: int = 0,
 ) -> Competition:
     """A competition on 12x12 images whose experts have 4 filters; with a cycle weight, it has forward networks."""
@@ -47,4 +48,5 @@ def small_competition(
         r1_gamma=r1_gamma,
         forward=forward if cycle_weight > 0 else None,
         cycle_weight=cycle_weight,
+        tie_margin=tie_margin,
     )

@@ -308,6 +308,42 @@ def test_forward_networks_learn_the_mechanism_of_their_expert():
     assert error < 0.01
 
 
+def test_near_ties_go_to_the_expert_whose_forward_network_tells_the_input_by_its_own_measure():
+    """Scores within half the mean margin of 0.4; the networks' errors are 0.04, 0.01 and 0.0025."""
+    inputs = torch.full((3, 1, 12, 12), 0.5)
+    outputs = [inputs + 0.2, inputs - 0.1, inputs + 0.05]
+    scores = torch.tensor([[0.9, 0.9, 0.9], [0.8, 0.8, 0.6], [0.1, 0.75, 0.1]])
+
+    def winners(usual: list[float], **changes) -> list[int]:
+        competition = small_competition(cycle_weight=5.0, tie_margin=0.5)
+        competition.mean_margin = 0.4
+        competition.forward = [torch.nn.Identity()] * 3
+        competition.usual_error = torch.tensor(usual)
+        for name, value in changes.items():
+            setattr(competition, name, value)
+        return competition._name_winners(inputs, outputs, scores).tolist()
+
+    assert winners([0.04, 0.04, 0.04]) == [1, 2, 0]
+    assert winners([0.4, 0.04, 0.0025]) == [0, 0, 0], "what is little for one is much for another"
+    assert winners([0.4, 0.04, 0.04]) == [0, 2, 0]
+    for off in ({"tie_margin": 0.0}, {"mean_margin": 0.0}, {"forward": None}):
+        assert winners([0.04, 0.04, 0.04], **off) == [0, 0, 0]
+
+
+def test_an_experts_usual_error_is_a_moving_average_over_its_ties():
+    competition = small_competition(cycle_weight=5.0, tie_margin=0.5)
+    competition.mean_margin = 0.4
+    competition.forward = [torch.nn.Identity()] * 3
+    inputs = torch.full((1, 1, 12, 12), 0.5)
+    scores = torch.tensor([[0.9], [0.8], [0.1]])
+    for offset in (0.2, 0.1):
+        competition._name_winners(inputs, [inputs + offset, inputs, inputs], scores)
+    assert competition.usual_error[0].item() == pytest.approx(0.98 * 0.04 + 0.02 * 0.01, rel=1e-5)
+    assert competition.usual_error[2] == 0, "it was in no tie"
+    competition.copy_expert(0, 2)
+    assert competition.usual_error[2] == competition.usual_error[0]
+
+
 def test_a_tie_has_one_winner():
     assert choose_winners(torch.tensor([[0.5, 0.2], [0.5, 0.7], [0.5, 0.7]])).tolist() == [0, 1]
     competition = small_competition()

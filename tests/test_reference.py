@@ -22,21 +22,26 @@ def assert_close(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> None:
 
 @pytest.mark.parametrize("normalization", ["batch", "none"])
 @pytest.mark.parametrize(
-    ("objective", "gamma", "cycle_weight", "cycle_pulls"),
+    ("objective", "gamma", "cycle_weight", "cycle_pulls", "tie_margin"),
     [
-        ("all_experts", 0.0, 0.0, False),
-        ("winner_weighted", 1.0, 0.0, False),
-        ("score_weighted", 1.0, 5.0, False),
-        ("score_weighted", 1.0, 5.0, True),
+        ("all_experts", 0.0, 0.0, False, 0.0),
+        ("winner_weighted", 1.0, 0.0, False, 0.0),
+        ("score_weighted", 1.0, 5.0, False, 0.0),
+        ("score_weighted", 1.0, 5.0, True, 0.0),
+        ("score_weighted", 1.0, 5.0, True, 0.5),
     ],
 )
 def test_a_step_gives_the_losses_winners_and_gradients_of_the_obvious_one(
-    monkeypatch, normalization, objective, gamma, cycle_weight, cycle_pulls
+    monkeypatch, normalization, objective, gamma, cycle_weight, cycle_pulls, tie_margin
 ):
     competition = small_competition(
-        normalization=normalization, objective=objective, r1_gamma=gamma, cycle_weight=cycle_weight
+        normalization=normalization,
+        objective=objective,
+        r1_gamma=gamma,
+        cycle_weight=cycle_weight,
+        tie_margin=tie_margin,
     )
-    competition.cycle_pulls = cycle_pulls
+    competition.cycle_pulls, competition.mean_margin = cycle_pulls, 1.0
     competition.set_learning_rate_factor(10)
     for step in range(10):  # away from the start, where all experts are alike
         competition.step(bars(16, seed=step), 1 - bars(16, seed=50 + step), generator(0, "losers", step))
@@ -62,6 +67,7 @@ def test_a_step_gives_the_losses_winners_and_gradients_of_the_obvious_one(
     clear = best[0] - best[1] > MARGIN
     assert clear.any()
     assert torch.equal(ours.winners[clear], theirs.winners[clear])
+    assert torch.equal(theirs.winners, theirs.logits.argmax(dim=0)) != (tie_margin > 0), "there are ties to settle"
     assert clear.all(), "choose other images: the gradients below are of the same winners"
     assert ours.discriminator_loss == pytest.approx(theirs.discriminator_loss, rel=1e-5)
     assert ours.expert_loss == pytest.approx(theirs.expert_loss, rel=1e-5)

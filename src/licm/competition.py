@@ -3,7 +3,7 @@
 Following Parascandolo, Kilbertus, Rojas-Carulla and Schölkopf (ICML 2018). For a transformed image x' every
 expert E_j gives E_j(x') and the discriminator D scores it; the winner is j* = argmax_j D(E_j(x')). One step:
 
-1. all experts transform the batch, and D as it stands names the winners;
+1. all experts transform the batch, and D as it stands scores them, which names the winners;
 2. D moves to raise E_P log D(x) + E_Q sum_j w_j log(1 - D(E_j(x'))), with w_j = 1/N' in the paper's
    objective (3), which losers enter as much as winners;
 3. each expert moves to raise log D(E_j(x')) on the images it won, under the new D. Experts that won nothing do
@@ -13,8 +13,8 @@ Departures from the paper, each a plain argument: the weights (3'), where the wi
 all losers' together, and (3''), where half the weight goes to the experts in proportion to the odds D gives
 their outputs; two sampled outputs an image in place of all, which keep the objective; R1, the penalty
 gamma/2 E_P |grad_x D(x)|^2 on D's logit (Mescheder, Geiger and Nowozin, ICML 2018); and forward networks F_j, which
-learn the mechanisms themselves from what their experts won, and through which an output must tell its input again:
-the cycle error |F_j(E_j(x')) - x'|^2 (Zhu et al., ICCV 2017).
+learn the mechanisms themselves from what their experts won. Through them an output must tell its input again (the
+cycle error |F_j(E_j(x')) - x'|^2 of Zhu et al., ICCV 2017), and by them ties are settled.
 """
 
 from dataclasses import dataclass
@@ -29,6 +29,8 @@ from licm.checks import check_images
 from licm.models import Discriminator, ExpertBank, score_matrix
 
 Objective = Literal["all_experts", "winner_weighted", "score_weighted"]
+
+USUAL = 0.98  # decay of the moving average of an expert's cycle error, by steps in which it is in a tie
 
 
 def choose_winners(scores: Tensor) -> Tensor:
@@ -157,7 +159,9 @@ class Competition:
     """Experts, discriminator, forward networks where wanted, and their optimisers.
 
     The forward networks always learn to undo their experts on what these won. The experts feel the cycle error only
-    while `cycle_pulls` is set: too early it holds them near where they are and slows the competition.
+    while `cycle_pulls` is set: too early it holds them near where they are and slows the competition. Where several
+    outputs are about as good, the winner is the expert whose forward network tells the input best by its own measure:
+    no network can tell the inputs of two mechanisms from the same output, so two experts able to do the same work part.
 
     Args:
         bank: The experts.
@@ -167,6 +171,7 @@ class Competition:
         r1_gamma: Weight of the gradient penalty, 0 for none.
         forward: One network for each expert, of its shapes and without batch statistics; None for none.
         cycle_weight: Weight of the cycle error beside an expert's loss.
+        tie_margin: Scores nearer to the best than this part of `mean_margin` are ties; 0: the best score wins.
         learning_rate: Adam's, for experts and D.
         betas: Adam's.
     """
@@ -181,6 +186,7 @@ class Competition:
         r1_gamma: float = 0.0,
         forward: ExpertBank | None = None,
         cycle_weight: float = 0.0,
+        tie_margin: float = 0.0,
         learning_rate: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
@@ -192,6 +198,9 @@ class Competition:
         self.forward = forward
         self.cycle_weight = cycle_weight
         self.cycle_pulls = False
+        self.tie_margin = tie_margin
+        self.mean_margin = 0.0  # the winners' mean lead, over D's score of canonical images; 0 while ties are left
+        self.usual_error = torch.zeros(len(bank))  # moving average of each expert's cycle error in ties; 0: none yet
         self.learning_rate = learning_rate
         # One Adam for all experts: it leaves parameters whose gradient is None, the losers', untouched.
         adam = partial(torch.optim.Adam, lr=learning_rate, betas=betas, fused=True)
@@ -207,6 +216,7 @@ class Competition:
 
     def copy_expert(self, source: int, target: int) -> None:
         """Makes one expert, and its forward network, the twin of another: weights, statistics, optimiser state."""
+        self.usual_error[target] = self.usual_error[source]
         state = self.expert_optimizer.state
         for each in (self.bank, self.forward):
             if each is None:
@@ -233,8 +243,8 @@ class Competition:
         outputs = self._transform(transformed)
         with torch.no_grad():
             logits = torch.stack([self.discriminator(output) for output in outputs])
-        winners = choose_winners(logits)
         d_loss, real_score = self._update_discriminator(canonical, outputs, logits, generator)
+        winners = self._name_winners(transformed, outputs, logits.sigmoid() / max(real_score, 1e-6))
         e_loss, cycle_error = self._update_winners(transformed, outputs, winners)
         return StepRecord(logits.sigmoid(), winners, real_score, d_loss, e_loss, cycle_error)
 
@@ -272,6 +282,28 @@ class Competition:
         total.backward()
         self.discriminator_optimizer.step()
         return loss.item(), real_logits.detach().sigmoid().mean().item()
+
+    @torch.no_grad()
+    def _name_winners(self, transformed: Tensor, outputs: list[Tensor], scores: Tensor) -> Tensor:
+        """The best scores win; a tie goes to the expert whose cycle error is lowest beside what is usual for it.
+
+        What counts is the comparative advantage: by the error itself, the better of two forward networks would win all.
+        Scores are over D's of canonical images, [N', n].
+        """
+        winners, gap = choose_winners(scores), self.tie_margin * self.mean_margin
+        if self.forward is None or gap <= 0:
+            return winners
+        near = scores >= scores.max(dim=0).values - gap
+        tied = near.sum(dim=0) > 1
+        errors = torch.full_like(scores, torch.inf)
+        for j in (near & tied).any(dim=1).nonzero().flatten().tolist():
+            chosen = near[j] & tied
+            told = self.forward[j](outputs[j][chosen])
+            error = (told - transformed[chosen]).square().flatten(1).mean(dim=1)
+            usual, now = self.usual_error[j].item(), error.mean().item()
+            self.usual_error[j] = usual = USUAL * usual + (1 - USUAL) * now if usual else now
+            errors[j, chosen] = error / max(usual, 1e-12)
+        return torch.where(tied, choose_winners(-errors), winners)
 
     def _update_winners(
         self, transformed: Tensor, outputs: list[Tensor], winners: Tensor

@@ -87,6 +87,9 @@ class CompetitionConfig(_Section):
     cycle_weight: float = Field(
         5.0, ge=0, description="of the cycle error, once the learning rate falls; 0: no forward networks"
     )
+    tie_margin: float = Field(
+        0.5, ge=0, description="scores this near, in units of the mean margin, are ties for forward networks to settle"
+    )
 
 
 class RevivalConfig(_Section):
@@ -158,7 +161,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "experts": {"width": 32},
         "discriminator": {"activation": "elu"},
         "identity": {"learning_rate": 1e-3},
-        "competition": {"objective": "all_experts", "loser_samples": None, "r1_gamma": 0.0, "cycle_weight": 0.0},
+        "competition": {
+            "objective": "all_experts",
+            "loser_samples": None,
+            "r1_gamma": 0.0,
+            "cycle_weight": 0.0,
+            "tie_margin": 0.0,
+        },
         "revival": {"enabled": False},
         "training": {"steps": 600, "decay": False},
     },

@@ -25,8 +25,9 @@ class Health:
         win_share: Share of images each expert wins, [N'], sum 1.
         winning_score: Mean score of each expert's winning outputs over D's score of canonical images, [N'].
         contribution: How much the mean winning score would fall without each expert, over D's score of canonical
-            images, [N']: the mean of best minus second-best score where it wins, zero elsewhere. An expert that
-            never wins contributes nothing, and neither does one of two that do the same.
+            images, [N']: the mean of its score minus the best of the others where it wins (negative where it won a
+            tie with less), zero elsewhere. An expert that never wins contributes nothing, and neither does one of
+            two that do the same.
         gaps: How far expert j is from doing expert i's work, [N', N']: the mean of i's score minus j's over the
             images i wins, over D's score of canonical images.
         healthy_steps: Consecutive steps of health up to now.
@@ -47,7 +48,7 @@ class Health:
 
     @property
     def margin(self) -> float:
-        """Mean gap between best and second-best score over D's score of canonical images."""
+        """Mean lead of the winners over the best of the others, over D's score of canonical images."""
         return self.contribution.sum().item()
 
     def update(self, record: StepRecord) -> None:

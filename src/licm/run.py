@@ -216,6 +216,7 @@ def save_run(run: Run, folder: Path) -> None:
         "seconds": run.seconds,
         "image_shape": [run.discriminator.channels, run.discriminator.image_size],
         "health": run.health.state(),
+        "usual_error": run.competition.usual_error.tolist(),
         "revival": revival,
     }
     files.save_checkpoint(folder, tensors, state)
@@ -260,6 +261,7 @@ def _restore(config: Config, tensors: dict[str, Tensor], state: dict[str, Any], 
                     like = torch.empty((), device=parameter.device) if name == "step" else parameter.detach()
                     optimizer.state[parameter][name] = torch.empty_like(like).copy_(value)
     run.health = Health.restore(state["health"])
+    run.competition.usual_error = torch.tensor(state["usual_error"])
     run.revival.restore(state["revival"], {k: v.to(device) for k, v in under("revival").items()})
     run.step, run.decay_start = state["step"], state["decay_start"]
     run.seconds = state["seconds"]

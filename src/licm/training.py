@@ -24,6 +24,7 @@ from licm.classifier import MIN_SIZE, accuracy, train_classifier
 from licm.competition import StepRecord
 from licm.config import Config, flat, to_yaml
 from licm.datasets import Mixture, TrainingData, load_training_data
+from licm.health import HEALTHY_MARGIN
 from licm.identity import analytic_identity, identity_errors, train_identity
 from licm.metrics import matched_share, mean_per_mechanism, psnr, winner_matrix
 from licm.run import Run, build_run, load_run, restore_images, save_run
@@ -89,6 +90,8 @@ def advance(run: Run, data: TrainingData) -> StepRecord:
     run.learning_rate_factor = next_learning_rate_factor(run)
     run.competition.set_learning_rate_factor(run.learning_rate_factor)
     run.competition.cycle_pulls = run.decay_start is not None
+    told_apart = run.health.margin >= HEALTHY_MARGIN
+    run.competition.mean_margin = run.health.margin if told_apart else 0.0  # before, all is a tie
     record = run.competition.step(canonical, transformed, generator(config.seed, "losers", run.step))
     if not math.isfinite(record.discriminator_loss + record.expert_loss):
         raise ValueError(

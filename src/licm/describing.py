@@ -23,7 +23,7 @@ from licm.run import Run, load_run
 from licm.sources import load_images
 
 MAX_IMAGES = 2000  # that the experts compete for
-MAX_FITTED = 64  # of an expert's wins
+MAX_FITTED = 48  # of an expert's wins
 EXAMPLES = 4
 NOISE = 0.06  # standard deviation of what an output does not tell about its input, from which it is called noise
 

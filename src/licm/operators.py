@@ -122,7 +122,7 @@ def fit_operator(inputs: Tensor, outputs: Tensor, *, radius: int) -> Fit:
     if outputs.amax() - outputs.amin() < 1e-3:
         raise ValueError("outputs: all are of one and the same colour, so every operator would fit")
     inputs, outputs = inputs.float(), outputs.float()
-    fits = [_quality(operator, inputs, outputs) for operator in _candidates(inputs, outputs, radius)]
+    fits = _fits(inputs, outputs, radius)
     return max(fits, key=lambda fit: fit.quality - PART_COST * fit.operator.parts)
 
 
@@ -148,38 +148,46 @@ def best_shift(inputs: Tensor, outputs: Tensor, radius: int) -> tuple[int, int]:
     return places[none if correlations[none] >= correlations[best] - 1e-6 else int(best)]
 
 
-def _candidates(inputs: Tensor, outputs: Tensor, radius: int) -> Iterator[Operator]:
+def _fits(inputs: Tensor, outputs: Tensor, radius: int) -> Iterator[Fit]:
     """All operators worth a look: numbers of tone and texture by least squares."""
     dy, dx = best_shift(inputs, outputs, min(radius, min(inputs.shape[-2:]) - 2))
     for still in {Operator(), Operator(dy=dy, dx=dx)}:
         region = (..., *_overlap(inputs, still.dy, still.dx))
-        moved, wanted = shift(inputs, None, dy=still.dy, dx=still.dx), outputs[region].flatten()
-        yield from _toned(still, moved[region].flatten(), wanted)
+        images = shift(inputs, None, dy=still.dy, dx=still.dx)
+        moved, wanted = images[region].flatten(), outputs[region].flatten()
+        yield from _toned(still, moved, wanted)
         for sigma in SIGMAS:
-            coarse = blur(moved, None, sigma=sigma)
-            yield from _toned(replace(still, texture="smoothed", sigma=sigma), coarse[region].flatten(), wanted)
-            sharp = replace(still, texture="sharpened", sigma=sigma)
-            yield from _sharpened(sharp, moved[region].flatten(), (moved - coarse)[region].flatten(), wanted)
+            coarse = blur(images, None, sigma=sigma)[region].flatten()
+            yield from _toned(replace(still, texture="smoothed", sigma=sigma), coarse, wanted)
+            yield from _sharpened(replace(still, texture="sharpened", sigma=sigma), moved, moved - coarse, wanted)
 
 
-def _toned(operator: Operator, textured: Tensor, wanted: Tensor) -> Iterator[Operator]:
-    """The operator with each tone."""
+def _toned(operator: Operator, textured: Tensor, wanted: Tensor) -> Iterator[Fit]:
+    """The operator with each tone; `textured` are the pixels that it has made so far."""
     (gain,), offset = _least_squares([textured], wanted)
-    yield operator
-    yield replace(operator, tone="inverted", gain=-1.0, offset=1.0)
-    yield replace(operator, tone="scaled", gain=gain, offset=offset)
+    for tone in (operator, _inverted(operator), replace(operator, tone="scaled", gain=gain, offset=offset)):
+        yield _fit(tone, textured, wanted)
 
 
-def _sharpened(operator: Operator, moved: Tensor, detail: Tensor, wanted: Tensor) -> Iterator[Operator]:
+def _sharpened(operator: Operator, moved: Tensor, detail: Tensor, wanted: Tensor) -> Iterator[Fit]:
     """The operator with each tone and the amount of sharpening that goes with it, where there is one."""
     (gain, share), offset = _least_squares([moved, detail], wanted)
-    if gain != 0 and share / gain > 0:
-        yield replace(operator, amount=share / gain, tone="scaled", gain=gain, offset=offset)
-    for tone in (operator, replace(operator, tone="inverted", gain=-1.0, offset=1.0)):
+    tones = [(replace(operator, tone="scaled", gain=gain, offset=offset), share / gain if gain else 0.0)]
+    for tone in (operator, _inverted(operator)):
         left = wanted - tone.gain * moved - tone.offset
-        amount = tone.gain * ((detail @ left) / (detail @ detail).clamp(min=1e-9)).item()
+        tones.append((tone, tone.gain * ((detail @ left) / (detail @ detail).clamp(min=1e-9)).item()))
+    for tone, amount in tones:
         if amount > 0:
-            yield replace(tone, amount=amount)
+            yield _fit(replace(tone, amount=amount), moved + amount * detail, wanted)
+
+
+def _inverted(operator: Operator) -> Operator:
+    return replace(operator, tone="inverted", gain=-1.0, offset=1.0)
+
+
+def _fit(operator: Operator, textured: Tensor, wanted: Tensor) -> Fit:
+    error = ((operator.gain * textured + operator.offset).clamp(0, 1) - wanted).square().mean()
+    return Fit(operator, 1 - (error / wanted.var(correction=0).clamp(min=1e-9)).item())
 
 
 def _least_squares(features: list[Tensor], wanted: Tensor) -> tuple[list[float], float]:
@@ -188,13 +196,6 @@ def _least_squares(features: list[Tensor], wanted: Tensor) -> tuple[list[float],
     normal, right = (matrix @ matrix.T).double(), (matrix @ wanted).double()
     *gains, offset = (torch.linalg.pinv(normal, hermitian=True, rtol=1e-6) @ right).tolist()
     return gains, offset
-
-
-def _quality(operator: Operator, inputs: Tensor, outputs: Tensor) -> Fit:
-    region = (..., *_overlap(inputs, operator.dy, operator.dx))
-    wanted = outputs[region]
-    error = (operator(inputs)[region] - wanted).square().mean()
-    return Fit(operator, 1 - (error / wanted.var(correction=0).clamp(min=1e-9)).item())
 
 
 def _textured(images: Tensor, operator: Operator) -> Tensor:

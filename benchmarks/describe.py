@@ -3,8 +3,8 @@
     python -m benchmarks.describe runs/core/default-seed0 runs/core/default-seed1 ... --json docs/results/describe.json
 
 The runs are finished ones on a source under known mechanisms. An expert's true mechanism is the one matched to it by
-the winner matrix of validation originals; experts that win less than 95 % of it are told apart, as they undo more
-than one thing. A shift is right if both numbers are, an inversion by name, noise by name whatever its variance.
+the winner matrix of the run's evaluation, or else of its last validation; experts that win less than 95 % of it are
+told apart. A shift is right if both numbers are, an inversion by name, noise by name whatever its variance.
 """
 
 import argparse
@@ -13,11 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from licm.checkpoint import provenance
-from licm.datasets import evaluation_mixture, load_originals
 from licm.describing import describe_run, load_for_description
-from licm.mechanisms import parse_mechanisms
-from licm.metrics import match_experts, winner_matrix
-from licm.run import Run, restore_images
+from licm.records import read_records
 
 OWNED = 0.95
 
@@ -46,19 +43,16 @@ def measure(folder: Path, images: int) -> list[dict[str, Any]]:
             "right": is_right(cards[expert]["mechanism"], truth),
             **{key: cards[expert][key] for key in ("does", "quality", "forward", "unexplained")},
         }
-        for truth, expert, share in true_mechanisms(run)
+        for truth, expert, share in true_mechanisms(folder)
     ]
 
 
-def true_mechanisms(run: Run) -> list[tuple[str, int, float]]:
-    """Returns each mechanism with the expert matched to it, and the share of its validation images the expert wins."""
-    config = run.config
-    mechanisms = parse_mechanisms(config.mechanisms)
-    mixture = evaluation_mixture(load_originals(config.data.source, seed=config.seed).validation, mechanisms)
-    winners = restore_images(run, mixture.images)[1]
-    sizes = {"num_mechanisms": len(mechanisms), "num_experts": config.num_experts}
-    matrix = winner_matrix(mixture.mechanism, winners, **sizes)
-    return [(str(mechanisms[m]), j, matrix[m, j].item()) for m, j in zip(*match_experts(matrix))]
+def true_mechanisms(folder: Path) -> list[tuple[str, int, float]]:
+    """Returns each mechanism with the expert matched to it, and the share of its images the expert wins."""
+    records = read_records(folder)
+    if records.mechanisms is None or records.winners is None:
+        raise ValueError(f"{str(folder)!r} is no validated run on a source under known mechanisms")
+    return [(records.mechanisms[m], j, float(records.winners[m, j])) for m, j in zip(*records.matching)]
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -76,7 +70,7 @@ def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    parser.add_argument("--images", type=int, default=2000, help="of each run that the experts compete for")
+    parser.add_argument("--images", type=int, default=1000, help="of each run that the experts compete for")
     parser.add_argument("--json", type=Path, help="where to write the record")
     arguments = parser.parse_args()
     rows = []

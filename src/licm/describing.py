@@ -22,7 +22,7 @@ from licm.records import DESCRIPTION, PICTURES, Pictures, save_samples
 from licm.run import Run, load_run
 from licm.sources import load_images
 
-MAX_IMAGES = 2000  # that the experts compete for
+MAX_IMAGES = 1000  # that the experts compete for
 MAX_FITTED = 48  # of an expert's wins
 EXAMPLES = 4
 NOISE = 0.06  # standard deviation of what an output does not tell about its input, from which it is called noise
@@ -57,7 +57,7 @@ def describe_and_save(folder: str | Path, **options: Any) -> dict[str, Any]:
 def load_for_description(
     folder: str | Path, *, images: str | Path | Tensor | None = None, device: str = "cpu"
 ) -> tuple[Run, Tensor]:
-    """Returns a run and at most 2,000 images for `describe_run`; arguments and errors are those of `describe`."""
+    """Returns a run and at most 1,000 images for `describe_run`; arguments and errors are those of `describe`."""
     run = load_run(folder, device=device)
     config = run.config
     if images is None:

@@ -151,7 +151,7 @@ def best_shift(inputs: Tensor, outputs: Tensor, radius: int) -> tuple[int, int]:
 def _fits(inputs: Tensor, outputs: Tensor, radius: int) -> Iterator[Fit]:
     """All operators worth a look: numbers of tone and texture by least squares."""
     dy, dx = best_shift(inputs, outputs, min(radius, min(inputs.shape[-2:]) - 2))
-    for still in {Operator(), Operator(dy=dy, dx=dx)}:
+    for still in dict.fromkeys((Operator(), Operator(dy=dy, dx=dx))):
         region = (..., *_overlap(inputs, still.dy, still.dx))
         images = shift(inputs, None, dy=still.dy, dx=still.dx)
         moved, wanted = images[region].flatten(), outputs[region].flatten()

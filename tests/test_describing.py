@@ -74,8 +74,8 @@ def test_experts_of_which_little_can_be_said():
     one_colour = guess_mechanism(CLEAN, torch.full_like(CLEAN, 0.3), radius=4)
     assert one_colour["does"] == "gives one and the same colour, whatever it sees"
     assert one_colour["mechanism"] is one_colour["quality"] is None
-    mixed = torch.cat([CLEAN[:20], CLEAN[20:].flip(-1)])
-    assert guess_mechanism(mixed, CLEAN, radius=2)["quality"] < 0.8, "one half is mirrored"
+    mixed = torch.cat([CLEAN[:20], CLEAN[20:].transpose(-1, -2)])
+    assert guess_mechanism(mixed, CLEAN, radius=2)["fit"] in ("roughly", "poorly"), "one half is turned over"
 
 
 def test_answers_to_dot_edge_and_flat_field():
@@ -99,7 +99,9 @@ def test_a_run_is_described_by_what_its_experts_win(small_run):
     images = 1 - bars(30, seed=2)
     record, pictures = describe_run(run, images)
     _, winners, restored = restore_images(run, images)
-    assert [card["share"] for card in record["experts"]] == pytest.approx([(winners == j).sum() / 30 for j in range(3)])
+    assert [card["share"] for card in record["experts"]] == pytest.approx(
+        [(winners == j).sum().item() / 30 for j in range(3)]
+    )
     assert json.loads(json.dumps(record))["num_images"] == 30
     for j, count in enumerate(pictures.shown):
         won = (winners == j).nonzero().flatten()[:4]

@@ -11,7 +11,7 @@ import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -172,7 +172,7 @@ def test_a_run_of_the_command_line_is_loaded_too(small_run, small_config):
     assert loaded.settings["experts.width"] == 4
     images = bars(5)
     assert torch.equal(loaded.transform(images), restore_images(load_run(small_run), images)[2])
-    again = clone(loaded).fit(images, canonical=bars(5, seed=3))
+    again = clone(loaded).fit(bars(9), canonical=bars(9, seed=3))
     assert again.run_.config.experts == small_config.experts
     assert (small_run / HISTORY).read_text() == loaded._records[HISTORY]
 
@@ -195,11 +195,11 @@ def test_paths_are_read_and_named_in_the_run(tmp_path):
 
 def test_in_a_pipeline_before_a_classifier(fitted):
     labels = np.arange(24) % 2
-    pipeline = make_pipeline(FrozenEstimator(fitted), LogisticRegression())
+    pipeline = make_pipeline(FrozenEstimator(fitted), KNeighborsClassifier())
     restored = fitted.transform(SPOILT.flatten(1).numpy())
-    alone = LogisticRegression().fit(restored, labels).predict(restored)
+    alone = KNeighborsClassifier().fit(restored, labels).predict(restored)
     assert pipeline.fit(SPOILT.flatten(1).numpy(), labels).predict(SPOILT.flatten(1).numpy()).tolist() == alone.tolist()
-    whole = make_pipeline(inverter(), LogisticRegression())
+    whole = make_pipeline(inverter(), KNeighborsClassifier())
     whole.fit(SPOILT.flatten(1).numpy(), labels, mechanisminverter__canonical=CLEAN)
     assert torch.equal(whole[0].transform(SPOILT), fitted.transform(SPOILT))
 
@@ -232,9 +232,13 @@ def test_before_the_fit(method):
         (SPOILT[..., 1:, 1:], CLEAN, r"canonical: expected images like those of X, 1 x 11 x 11, got 1 x 12 x 12"),
         (SPOILT.flatten(1)[:, 1:], CLEAN, r"X: expected rows of square grey images, got 143 feature\(s\)"),
         (SPOILT.permute(0, 2, 3, 1), CLEAN, r"X: expected \[n, h, w\], \[n, 1 or 3, h, w\] or \[n, h \* w\], got"),
-        (SPOILT * 255, CLEAN, r"X: expected finite values in \[0, 1\], got values from 0 to 255"),
-        (BYTES.long() + 1, CLEAN, r"X: expected integers in 0..255 or numbers in \[0, 1\], got torch.int64 1 to 256"),
-        (SPOILT > 0.5, CLEAN, r"X: expected integers in 0..255 or numbers in \[0, 1\], got torch.bool"),
+        (SPOILT * 255, CLEAN, r"X: expected finite values in \[0, 1\], got values from"),
+        (
+            BYTES.long() + 1,
+            CLEAN,
+            r"X: expected integers in 0\.\.255 or numbers in \[0, 1\], got values from \d+ to 256",
+        ),
+        (SPOILT > 0.5, CLEAN, r"X: expected integers in 0\.\.255 or numbers in \[0, 1\], got torch\.bool"),
         (torch.zeros(4, 1, 12, 12), CLEAN, r"transformed: every image is of one colour"),
     ],
 )

@@ -334,9 +334,10 @@ def _read_images(X: Any, name: str, expected: tuple[int, ...] | None = None) -> 
     shape, dtype = values.shape, values.dtype
     images = _with_channels(values, name, expected)
     if not dtype.is_floating_point:
-        low, high = (int(value) for value in images.aminmax())
+        low, high = (0, 0) if dtype == torch.bool else (int(value) for value in images.aminmax())
         if dtype == torch.bool or low < 0 or high > 255:
-            raise ValueError(f"{name}: expected integers in 0..255 or numbers in [0, 1], got {dtype} {low} to {high}")
+            got = dtype if dtype == torch.bool else f"values from {low} to {high}"
+            raise ValueError(f"{name}: expected integers in 0..255 or numbers in [0, 1], got {got}")
         images = images.float() / 255
     check_images(images, name)
     if expected is not None and tuple(images.shape[1:]) != expected:
@@ -363,6 +364,7 @@ def _as_tensor(X: Any, name: str) -> tuple[Tensor, bool]:
         items = [X[index] for index in range(len(X))]  # type: ignore[arg-type]
         return torch.stack([item[0] if isinstance(item, tuple | list) else item for item in items]), False
     array = check_array(X, dtype="numeric", allow_nd=True, ensure_2d=_ndim(X) < 3, input_name=name)
+    array = array.astype(np.int64) if array.dtype.kind == "u" and array.dtype != np.uint8 else array  # torch knows few
     return torch.tensor(np.ascontiguousarray(array)), True
 
 

@@ -90,29 +90,32 @@ def describe_run(run: Run, images: Tensor) -> tuple[dict[str, Any], Pictures]:
         ValueError: If they are not a batch in [0, 1] with D's channels and size.
     """
     moved = images.to(run.device)
-    winners = compete(run.experts, run.discriminator, moved)[1].cpu()
-    size, channels = run.discriminator.image_size, run.discriminator.channels
-    probes = make_probes(size, channels)
-    cards, shown = [], []
-    inputs, outputs = (torch.zeros(len(run.experts), EXAMPLES, *images.shape[1:]) for _ in range(2))
-    responses = torch.zeros(len(run.experts), *probes.shape)
+    winners = compete(run.experts, run.discriminator, moved)[1]
+    probes = make_probes(run.discriminator.image_size, run.discriminator.channels)
+    forward = run.competition.forward
+    inputs = torch.zeros(len(run.experts), EXAMPLES, *images.shape[1:])
+    outputs, responses = torch.zeros_like(inputs), torch.zeros(len(run.experts), *probes.shape)
+    shown = torch.bincount(winners.cpu(), minlength=len(run.experts)).clamp(max=EXAMPLES)
+    cards = []
     for index, expert in enumerate(run.experts.eval()):
-        won = (winners == index).nonzero().flatten()
-        seen = moved[won[:MAX_FITTED]]
-        made = expert(seen) if len(seen) else seen
-        answers = responses[index] = expert(probes.to(run.device)).cpu()
-        told = run.competition.forward
-        back = told[index].eval()(made) if told is not None and len(seen) else None
-        radius = getattr(expert, "receptive_radius", size // 4)
-        guess = guess_mechanism(seen.cpu(), made.cpu(), None if back is None else back.cpu(), radius=radius)
-        share = len(won) / len(winners)
-        cards.append({"expert": index, "share": share, **guess, **read_answers(probes, answers)})
-        shown.append(min(EXAMPLES, len(seen)))
-        inputs[index, : shown[-1]], outputs[index, : shown[-1]] = seen[:EXAMPLES].cpu(), made[:EXAMPLES].cpu()
+        won = moved[winners == index][:MAX_FITTED]
+        made = expert(won) if len(won) else won
+        back = forward[index].eval()(made).cpu() if forward is not None and len(won) else None
+        radius = getattr(expert, "receptive_radius", probes.shape[-1] // 4)
+        responses[index] = expert(probes.to(run.device)).cpu()
+        card = guess_mechanism(won.cpu(), made.cpu(), back, radius=radius)
+        share = (winners == index).double().mean().item()
+        cards.append({"expert": index, "share": share, **card, **read_answers(probes, responses[index])})
+        inputs[index, : shown[index]], outputs[index, : shown[index]] = won[:EXAMPLES].cpu(), made[:EXAMPLES].cpu()
     record = {"steps": run.step, "num_images": len(winners), "experts": cards, "provenance": files.provenance()}
-    seen_on_cards = (_to_bytes(each) for each in (inputs, outputs, probes, responses))
-    first, second, third, fourth = seen_on_cards
-    return record, Pictures(first, second, np.array(shown), third, fourth)
+    pictures = Pictures(
+        inputs=_to_bytes(inputs),
+        outputs=_to_bytes(outputs),
+        shown=shown.numpy(),
+        probes=_to_bytes(probes),
+        responses=_to_bytes(responses),
+    )
+    return record, pictures
 
 
 def guess_mechanism(inputs: Tensor, outputs: Tensor, back: Tensor | None = None, *, radius: int) -> dict[str, Any]:
@@ -133,22 +136,19 @@ def guess_mechanism(inputs: Tensor, outputs: Tensor, back: Tensor | None = None,
     if outputs.amax() - outputs.amin() < 1e-3:
         return {**nothing, "does": "gives one and the same colour, whatever it sees"}
     fit = fit_operator(inputs, outputs, radius=radius)
-    told = inputs if back is None else back
-    forward = fit_operator(outputs, told, radius=radius) if told.amax() - told.amin() >= 1e-3 else None
-    rest = inputs - (
-        told if back is not None else Operator()(outputs) if forward is None else forward.operator(outputs)
-    )
-    unexplained = rest.std().item()
+    target = inputs if back is None else back
+    forward = fit_operator(outputs, target, radius=radius) if target.amax() - target.amin() >= 1e-3 else None
+    told = back if back is not None else (Operator() if forward is None else forward.operator)(outputs)
+    unexplained = (inputs - told).std().item()
     mechanism, undone = undoing(fit, forward, unexplained)
+    account = None if back is None or forward is None else forward
     return {
         "does": str(fit.operator),
         "undone": undone,
         "mechanism": mechanism,
         "quality": fit.quality,
         "fit": "well" if fit.quality >= FITS_WELL else "roughly" if fit.quality >= FITS_ROUGHLY else "poorly",
-        "forward": None
-        if back is None or forward is None
-        else {"does": str(forward.operator), "quality": forward.quality},
+        "forward": account and {"does": str(account.operator), "quality": account.quality},
         "unexplained": unexplained,
     }
 

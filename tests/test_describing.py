@@ -140,7 +140,7 @@ def test_on_the_command_line_and_in_the_report(small_run, tmp_path):
         json.loads(licm("describe", small_run, "--json", "--images", tmp_path / "others.npz").stdout)["num_images"] == 7
     )
     write_report(small_run)
-    page = (small_run / "report.html").read_text()
+    page, record = (small_run / "report.html").read_text(), json.loads((small_run / DESCRIPTION).read_text())
     assert all(card["does"] in page for card in record["experts"] if card["does"])
     records = read_records(small_run)
     assert records.pictures.responses.shape == (3, 3, 1, 12, 12)

@@ -254,6 +254,7 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
+        tags.input_tags.positive_only = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
@@ -314,7 +315,7 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             check_is_fitted(self)
         rows = not isinstance(X, (*_PATHS, Tensor, Dataset, ImageSet)) and _ndim(X) not in (3, 4)
         if rows:
-            X = validate_data(self, X, reset=reset, dtype="numeric")
+            X = validate_data(self, X, reset=reset, dtype="numeric", ensure_non_negative=True)
         given = _read_images(X, "X", None if reset else self.image_shape_)
         if reset:
             self.image_shape_ = tuple(given.images.shape[1:])

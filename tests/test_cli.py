@@ -142,7 +142,10 @@ def test_ctrl_c_saves_and_exits_cleanly(tmp_path, settings):
     assert (run / "checkpoint.safetensors").exists()
 
 
-COMMANDS = ["train", "evaluate", "report", "restore", "compare", "data", "presets", "mechanisms", "structure"]
+COMMANDS = [
+    *("train", "evaluate", "report", "describe", "restore", "compare"),
+    *("data", "presets", "mechanisms", "structure"),
+]
 
 
 def test_help_lists_and_completion_do_not_load_torch_or_scikit_learn():

@@ -19,6 +19,7 @@ from tinyhtml5.parser import HTMLParser
 from licm import checkpoint as files
 from licm.captions import ALTERNATIVES, headlines, what_was_learnt
 from licm.config import make_config
+from licm.describing import describe_and_save
 from licm.drawing import DARK, mosaic, render
 from licm.evaluation import evaluate, take_samples
 from licm.figures import FIGURES, sample_grid, summary, winner_heatmap
@@ -46,6 +47,7 @@ def drawn(_trained, tmp_path_factory) -> Path:
     """An evaluated run without its weights, and its report: nothing but records is needed."""
     folder = Path(shutil.copytree(_trained, tmp_path_factory.mktemp("drawn") / "run"))
     evaluated(folder)
+    describe_and_save(folder)
     for weights in folder.glob("checkpoint*"):
         weights.unlink()
     write_report(folder)
@@ -151,7 +153,7 @@ def test_the_page_is_valid_and_loads_nothing(drawn):
     parser.parse(page)
     assert parser.errors == []
     images, sources = elements(drawn, "img"), elements(drawn, "source")
-    assert len(images) == len(sources) == 7
+    assert len(images) == len(sources) == 8
     assert all(len(image["alt"]) > 60 and image["src"].startswith("data:image/svg+xml;base64,") for image in images)
     assert all(source["srcset"].startswith("data:image/svg+xml;base64,") for source in sources)
     assert not any(elements(drawn, tag) for tag in ("script", "link", "iframe", "object", "a"))
@@ -307,4 +309,4 @@ def test_a_browser_shows_the_page_and_forbids_it_to_load_anything(drawn, tmp_pat
     probe = "onload = () => document.body.dataset.drawn = [...document.images].filter(i => i.naturalWidth).length"
     free = re.sub(r"<meta http-equiv.*?>", "", page).replace("</body>", f"<script>{probe}</script></body>")
     (tmp_path / "probe.html").write_text(free)
-    assert 'data-drawn="7"' in browse(tmp_path / "probe.html", tmp_path, "--dump-dom").stdout
+    assert 'data-drawn="8"' in browse(tmp_path / "probe.html", tmp_path, "--dump-dom").stdout

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from licm.competition import Competition, compete
     from licm.config import Config, load_config, make_config
     from licm.datasets import Mixture, TrainingData, load_originals, load_training_data, make_mixture
+    from licm.describing import describe
+    from licm.estimator import MechanismInverter
     from licm.evaluation import evaluate
     from licm.mechanisms import MECHANISMS, Chain, Mechanism, parse_mechanism, parse_mechanisms
     from licm.models import Discriminator, Expert, ExpertBank
@@ -28,6 +30,8 @@ _HOME = {
     "licm.competition": ["Competition", "compete"],
     "licm.config": ["Config", "load_config", "make_config"],
     "licm.datasets": ["Mixture", "TrainingData", "load_originals", "load_training_data", "make_mixture"],
+    "licm.describing": ["describe"],
+    "licm.estimator": ["MechanismInverter"],
     "licm.evaluation": ["evaluate"],
     "licm.mechanisms": ["MECHANISMS", "Chain", "Mechanism", "parse_mechanism", "parse_mechanisms"],
     "licm.models": ["Discriminator", "Expert", "ExpertBank"],
@@ -47,10 +51,12 @@ __all__ = [
     "Expert",
     "ExpertBank",
     "Mechanism",
+    "MechanismInverter",
     "Mixture",
     "Run",
     "TrainingData",
     "compete",
+    "describe",
     "evaluate",
     "load_config",
     "load_originals",

@@ -197,6 +197,18 @@ def _of_health(records: Records) -> str:
     )
 
 
+def _of_experts(records: Records) -> str:
+    assert records.description is not None
+    cards = [
+        f"expert {card['expert']}, {100 * card['share']:.0f} % of images, {card['does'] or 'wins too little to say'}"
+        for card in records.description["experts"]
+    ]
+    return (
+        "A row for each expert: images it wins and what it makes of them, then what it makes of a dot, an edge and a "
+        f"flat field. In words: {'; '.join(cards)}."
+    )
+
+
 ALTERNATIVES: dict[str, Callable[[Records], str]] = {
     "winners": _of_winners,
     "samples": _of_samples,
@@ -205,5 +217,6 @@ ALTERNATIVES: dict[str, Callable[[Records], str]] = {
     "learning": _of_learning,
     "identity": _of_identity,
     "health": _of_health,
+    "experts": _of_experts,
 }
 """For each figure of the page the function that says in words what is on it."""

@@ -183,6 +183,29 @@ def report(
 
 
 @app.command()
+def describe(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
+    images: Annotated[Path | None, typer.Option(help="Transformed images to look at. [those of training]")] = None,
+    as_json: AsJson = False,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+) -> None:
+    """Say what each expert does, without labels, and save it in the run's folder, for its report too.
+
+    Example: licm describe runs/first, then licm report runs/first
+    """
+    from licm.describing import describe_and_save
+    from licm.tables import description_table
+
+    _log(quiet=quiet)
+    record = describe_and_save(run, images=images, device=device)
+    if as_json:
+        typer.echo(json.dumps(record))
+    elif not quiet:
+        typer.echo(description_table(record))
+
+
+@app.command()
 def restore(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder whose experts restore.")],
     source: Annotated[Path, typer.Argument(metavar="IN", help="An image, or a folder of images.")],

@@ -25,6 +25,8 @@ from licm.sources import (
     load_omniglot,
 )
 
+IN_MEMORY = "in memory"  # in place of a path, for images that were given to Python; they are in no file
+
 Transformation = Callable[[Tensor, Generator | None], Tensor]
 
 
@@ -255,6 +257,8 @@ def load_training_data(
     if (canonical is None) != (transformed is None):
         raise ValueError("data: canonical and transformed go together, got only one of them")
     if canonical is not None and transformed is not None:
+        if IN_MEMORY in (canonical, transformed):
+            raise ValueError("data: the run was trained on images in memory, which its folder does not keep")
         real, fake = (
             _padded(load_images(path, channels=channels), image_size).images for path in (canonical, transformed)
         )

@@ -5,6 +5,7 @@ winners a frame. Colours are those of Okabe and Ito, which colour-blind readers 
 """
 
 import io
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,6 +99,16 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
         for rank, index in enumerate(group):
             result[index] = centre + gap * (rank - (len(group) - 1) / 2)
     return result
+
+
+def wrapped(text: str | None, width: int = 36) -> str:
+    """Breaks a text into lines of at most `width` characters.
+
+    >>> print(wrapped("moves by 4 px up", width=8))
+    moves by
+    4 px up
+    """
+    return "\n".join(textwrap.wrap(text or "wins too little to say", width))
 
 
 def smoothed(values: Sequence[float], decay: float = 0.95) -> list[float]:

@@ -159,7 +159,20 @@ def _labelled_figures(run: Run, split: Split) -> dict[str, Any]:
         "mechanisms": [str(mechanism) for mechanism in mechanisms],
         "winner_matrix": matrix.tolist(),
         "per_mechanism": per_mechanism,
+        "forward_psnr": _forward_psnr(run, mixture, matrix),
     }
+
+
+def _forward_psnr(run: Run, mixture: Mixture, matrix: Tensor) -> list[float | None] | None:
+    """For each expert the PSNR of its forward network's images against those of the mechanism matched to it."""
+    if run.competition.forward is None:
+        return None
+    found: list[float | None] = [None] * run.config.num_experts
+    for mechanism, expert in zip(*metrics.match_experts(matrix)):
+        of_mechanism = mixture.select(mixture.mechanism == mechanism)
+        made = run.apply(of_mechanism.originals, mechanism=expert).cpu()
+        found[expert] = metrics.psnr(made, of_mechanism.images).mean().item()
+    return found
 
 
 def _label_free_figures(run: Run) -> dict[str, Any]:
@@ -171,7 +184,7 @@ def _label_free_figures(run: Run) -> dict[str, Any]:
     return {
         "split": "transformed",
         "num_images": len(winners),
-        **dict.fromkeys((*unknown, "psnr", "ssim")),
+        **dict.fromkeys((*unknown, "psnr", "ssim", "forward_psnr")),
         **_shares_and_scores(scores, winners, real_score),
         "duplicate_experts": metrics.duplicates_without_labels(scores.T, real_score=real_score),
     }

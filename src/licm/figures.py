@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from licm.drawing import LIGHT, Theme, canvas, label_at_right, mosaic, smoothed, spread
+from licm.drawing import LIGHT, Theme, canvas, label_at_right, mosaic, smoothed, spread, wrapped
 from licm.health import HEALTHY_MARGIN
 from licm.metrics import settled_steps
 from licm.records import Records, Samples
@@ -208,6 +208,36 @@ def health(records: Records, *, theme: Theme = LIGHT) -> Figure:
     return figure
 
 
+def expert_cards(records: Records, *, theme: Theme = LIGHT) -> Figure:
+    """Draws a row per expert: images it wins and what it makes of them, then of a dot, an edge and a flat field."""
+    if records.description is None or records.pictures is None:
+        raise ValueError(f"records: no description; write it with: licm describe {records.folder}")
+    pictures, order = records.pictures, records.expert_order
+    examples, probes = pictures.inputs.shape[1], len(pictures.probes)
+    given = np.broadcast_to(pictures.probes, pictures.responses.shape)
+    befores = np.concatenate([pictures.inputs, given], axis=1)[order]
+    afters = np.concatenate([pictures.outputs, pictures.responses], axis=1)[order]
+    rows = np.stack([befores, afters], axis=2).reshape(len(order), -1, *befores.shape[2:])  # before, after, before ...
+    high, wide = rows.shape[-2:]
+    gap = max(2, wide // 9)
+    gaps = [0, *[gap // 2, 3 * gap] * (examples + probes)][:-1]
+    ground, lefts, uppers = mosaic(rows, gaps, 2 * gap)
+    with canvas(theme, 4.6 + 0.55 * rows.shape[1], 0.7 + 0.68 * len(order)) as figure:
+        axes = figure.add_subplot()
+        axes.imshow(ground, interpolation="none")
+        for upper in uppers:
+            for left in lefts:
+                axes.add_patch(_frame(left, upper, wide, high, 0.5, theme.muted, 0.6))
+        names = [*["won"] * examples, "dot", "edge", "flat"]
+        axes.set_xticks([left + wide + gap / 4 for left in lefts[::2]], [f"{name}, result" for name in names])
+        axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
+        cards = [records.description["experts"][expert] for expert in order]
+        labels = [f"expert {card['expert']}, {100 * card['share']:.0f} %\n{wrapped(card['does'])}" for card in cards]
+        axes.set_yticks([upper + high / 2 for upper in uppers], labels, fontsize=8)
+        axes.spines[:].set_visible(False)
+    return figure
+
+
 FIGURES: dict[str, Callable[..., Figure]] = {
     "summary": summary,
     "winners": winner_heatmap,
@@ -217,6 +247,7 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "learning": learning_curves,
     "identity": identity_start,
     "health": health,
+    "experts": expert_cards,
 }
 
 

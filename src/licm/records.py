@@ -4,10 +4,11 @@ import io
 import json
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,12 +18,14 @@ from licm.mechanisms import parse_mechanisms
 from licm.metrics import match_experts
 
 EVALUATION, SAMPLES = "evaluation.json", "samples.npz"
+DESCRIPTION, PICTURES = "description.json", "description.npz"
 
 # What is read of each kind of record, so that one by another version is refused by name.
 _EVALUATION_KEYS = (
     *("split", "num_images", "steps", "num_experts", "matched_share", "ari", "psnr", "win_share", "winner_margin"),
     *("accuracy_clean", "accuracy_transformed", "accuracy_restored", "dead_experts", "duplicate_experts", "real_score"),
 )
+_CARD_KEYS = ("share", "does", "undone", "quality", "fit", "forward", "unexplained", "dot", "edge", "flat")
 _HISTORY_KEYS = {
     "identity": ("start", "steps", "errors"),
     "judge": ("accuracy_clean", "accuracy_transformed"),
@@ -56,8 +59,30 @@ class Samples:
     originals: np.ndarray | None = None
 
 
-def save_samples(path: Path, samples: Samples) -> None:
-    """Writes samples to a `.npz` file, without pickles and atomically."""
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """What is to be seen on the experts' cards.
+
+    Attributes:
+        inputs: The first images each expert wins, uint8 [N', k, c, h, w]; black where it wins fewer.
+        outputs: What it makes of them, likewise.
+        shown: How many of the k there are, int64 [N'].
+        probes: A dot, an edge and a flat field, uint8 [3, c, h, w].
+        responses: What each expert makes of them, uint8 [N', 3, c, h, w].
+    """
+
+    inputs: np.ndarray
+    outputs: np.ndarray
+    shown: np.ndarray
+    probes: np.ndarray
+    responses: np.ndarray
+
+
+Arrays = TypeVar("Arrays", Samples, Pictures)
+
+
+def save_samples(path: Path, samples: Samples | Pictures) -> None:
+    """Writes samples, or pictures, to a `.npz` file, without pickles and atomically."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **{name: array for name, array in vars(samples).items() if array is not None})
     write_bytes(path, buffer.getvalue())
@@ -69,15 +94,35 @@ def load_samples(path: Path) -> Samples:
     Raises:
         ValueError: If the file cannot be read or its arrays do not fit each other.
     """
+    return _load_arrays(path, Samples, _fit_each_other, "evaluate")
+
+
+def load_pictures(path: Path) -> Pictures:
+    """Reads the pictures that `save_samples` wrote.
+
+    Raises:
+        ValueError: If the file cannot be read or its arrays do not fit each other.
+    """
+    return _load_arrays(path, Pictures, _are_cards, "describe")
+
+
+def _load_arrays(path: Path, kind: Callable[..., Arrays], is_whole: Callable[[Arrays], bool], command: str) -> Arrays:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            samples = Samples(**{name: file[name] for name in file.files})
-        whole = _fit_each_other(samples)
+            found = kind(**{name: file[name] for name in file.files})
+        whole = is_whole(found)
     except (OSError, ValueError, TypeError, KeyError, EOFError, zlib.error, zipfile.BadZipFile):
         whole = False
     if not whole:
-        raise ValueError(f"{str(path)!r} is damaged; write it again with: licm evaluate {path.parent}")
-    return samples
+        raise ValueError(f"{str(path)!r} is damaged; write it again with: licm {command} {path.parent}")
+    return found
+
+
+def _are_cards(pictures: Pictures) -> bool:
+    count, _, *shape = pictures.inputs.shape
+    answers = (count, len(pictures.probes), *shape)
+    shapes = [pictures.outputs.shape, pictures.shown.shape, pictures.probes.shape[1:], pictures.responses.shape]
+    return shapes == [pictures.inputs.shape, (count,), tuple(shape), answers]
 
 
 def _fit_each_other(samples: Samples) -> bool:
@@ -99,6 +144,8 @@ class Records:
         history: The records of each kind, in the order of their steps.
         evaluation: The record of `licm evaluate`, or None.
         samples: The samples it left, or None.
+        description: The record of `licm describe`, or None.
+        pictures: The pictures it left, or None.
     """
 
     folder: Path
@@ -107,6 +154,8 @@ class Records:
     history: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     evaluation: dict[str, Any] | None = None
     samples: Samples | None = None
+    description: dict[str, Any] | None = None
+    pictures: Pictures | None = None
 
     @cached_property
     def mechanisms(self) -> list[str] | None:
@@ -174,19 +223,26 @@ def read_records(folder: str | Path) -> Records:
         if record["kind"] in history:
             _check_keys(record, _HISTORY_KEYS[record["kind"]], folder / HISTORY, f"a record of kind {record['kind']!r}")
             history[record["kind"]].append(record)
-    evaluation = _read_evaluation(folder / EVALUATION) if (folder / EVALUATION).exists() else None
+    evaluation = _read_record(folder / EVALUATION, _EVALUATION_KEYS, "evaluate")
     samples = load_samples(folder / SAMPLES) if (folder / SAMPLES).exists() else None
-    return Records(folder, config, trained_with, history, evaluation, samples)
+    description = _read_record(folder / DESCRIPTION, ("steps", "num_images", "experts"), "describe")
+    for card in [] if description is None else description["experts"]:
+        _check_keys(card, _CARD_KEYS, folder / DESCRIPTION, "the card of an expert")
+    pictures = load_pictures(folder / PICTURES) if (folder / PICTURES).exists() else None
+    return Records(folder, config, trained_with, history, evaluation, samples, description, pictures)
 
 
-def _read_evaluation(path: Path) -> dict[str, Any]:
+def _read_record(path: Path, keys: tuple[str, ...], command: str) -> dict[str, Any] | None:
+    """Reads what a command left, if it did."""
+    if not path.exists():
+        return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         record = None
     if not isinstance(record, dict):
-        raise ValueError(f"{str(path)!r} is damaged; write it again with: licm evaluate {path.parent}")
-    _check_keys(record, _EVALUATION_KEYS, path, "the record")
+        raise ValueError(f"{str(path)!r} is damaged; write it again with: licm {command} {path.parent}")
+    _check_keys(record, keys, path, "the record")
     return record
 
 

@@ -64,6 +64,18 @@ def _needs_samples(records: Records) -> str | None:
     return f"Not yet: type  {_how_to_evaluate(records)}"
 
 
+def _needs_description(records: Records) -> str | None:
+    if records.description is not None and records.pictures is not None:
+        return None
+    return f"Not yet: type  licm describe {_quoted(records)}  and then  licm report {_quoted(records)}"
+
+
+def _of_another_step(records: Records) -> str | None:
+    if records.description is None or records.description["steps"] == records.steps:
+        return None
+    return f"This describes step {records.description['steps']}; describe the run again for a fresh account."
+
+
 def _without_accuracy(records: Records) -> str | None:
     if _needs_validation(records) is None and not records.history["judge"]:
         return "Accuracy is left out: the history has none, as the classes of the images are not known to it."
@@ -87,6 +99,16 @@ SECTIONS = (
         "chosen by hand: what the experts saw, what each made of it, and the original, which they never saw. The "
         "winner, the output that the discriminator takes most for a clean image, is framed.",
         _needs_samples,
+    ),
+    Section(
+        "experts",
+        "What each expert does",
+        "Said without labels. Left: the first images each expert wins, and what it makes of them. Right: a dot, an "
+        "edge and a flat field, and what it makes of those. The words are a guess: of moving, inverting, scaling, "
+        "smoothing and sharpening what is nearest to the expert's work on the images it wins; explained is the share "
+        "of its outputs' variance that this reproduces.",
+        _needs_description,
+        _of_another_step,
     ),
     Section(
         "specialisation",
@@ -206,6 +228,7 @@ def make_page(records: Records, figures: dict[str, dict[str, bytes]]) -> str:
         headlines=headlines(records),
         sections=sections,
         mechanisms=_mechanism_table(records),
+        cards=_card_table(records),
         revivals=records.history["revival"],
         changes=_changes(records),
         config=to_yaml(records.config),
@@ -275,6 +298,13 @@ def _mechanism_table(records: Records) -> list[dict[str, Any]]:
         }
         for index, (name, owner) in enumerate(zip(records.mechanisms, records.owners))
     ]
+
+
+def _card_table(records: Records) -> list[dict[str, Any]]:
+    """A row per expert, of the description, in the order of the figure."""
+    if records.description is None:
+        return []
+    return [records.description["experts"][expert] for expert in records.expert_order]
 
 
 def _changes(records: Records) -> list[str]:

@@ -1,6 +1,6 @@
 """A run: what it holds in memory, and its way to the run folder and back."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from licm import checkpoint as files
+from licm.checks import check_images
 from licm.competition import Competition, compete
 from licm.config import Config
 from licm.health import Health
@@ -74,6 +75,37 @@ class Run:
         """D."""
         return self.competition.discriminator
 
+    @torch.no_grad()
+    def apply(self, images: Tensor, *, mechanism: int) -> Tensor:
+        """Does to clean images what the images of one expert have undergone, by its forward network F_j.
+
+        F_j has learned the mechanism from what the expert won. Of a mechanism with randomness it gives the mean.
+
+        Args:
+            images: [n, c, h, w] in [0, 1].
+            mechanism: j, the expert whose mechanism is meant, in [0, N').
+
+        Returns:
+            [n, c, h, w] in [0, 1], on the run's device.
+
+        Raises:
+            TypeError: If the images are not a floating-point tensor.
+            ValueError: If the run has no forward networks, there is no such expert, or the images are not a batch in
+                [0, 1] with the channels of the run's.
+        """
+        forward = self.competition.forward
+        if forward is None:
+            raise ValueError(
+                "this run has no forward networks, which learn the mechanisms: "
+                "train one with competition.cycle_weight above 0"
+            )
+        if isinstance(mechanism, bool) or not isinstance(mechanism, int) or not 0 <= mechanism < len(forward):
+            raise ValueError(f"mechanism: expected the number of an expert, 0 to {len(forward) - 1}, got {mechanism!r}")
+        check_images(images, "images", channels=self.discriminator.channels)
+        network = forward[mechanism].eval()
+        moved = images.to(self.device, memory_format=torch.channels_last)
+        return torch.cat([network(part) for part in moved.split(256)]).contiguous()
+
 
 def build_run(config: Config, *, channels: int, image_size: int, device: str = "cpu") -> Run:
     """Builds a run's modules with weights drawn from its seed.
@@ -111,9 +143,25 @@ def build_run(config: Config, *, channels: int, image_size: int, device: str = "
         learning_rate=config.training.learning_rate,
         betas=config.training.betas,
     )
-    rule = config.revival.model_dump(exclude={"enabled", "until"})
-    revival = Revival(config.num_experts, config.seed, **rule)
-    return Run(config, competition, Health.start(config.num_experts), revival)
+    return Run(config, competition, Health.start(config.num_experts), _make_revival(config))
+
+
+def start_cycle(run: Run, config: Config) -> Run:
+    """Returns a run with the modules and optimisers of another, which it shares, at the first step of its schedule."""
+    return replace(
+        run,
+        config=config,
+        health=Health.start(config.num_experts),
+        revival=_make_revival(config),
+        step=0,
+        learning_rate_factor=1.0,
+        decay_start=None,
+        events=[],
+    )
+
+
+def _make_revival(config: Config) -> Revival:
+    return Revival(config.num_experts, config.seed, **config.revival.model_dump(exclude={"enabled", "until"}))
 
 
 def _check_expert(expert: torch.nn.Module, name: str, images: Tensor) -> None:

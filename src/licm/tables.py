@@ -41,6 +41,20 @@ def evaluation_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def description_table(record: dict[str, Any]) -> str:
+    """Returns a line per expert: its share, what it does, what that undoes, and how well this is said.
+
+    Args:
+        record: From `licm.describing.describe`.
+    """
+    rows = [["expert", "share", "what it does", "what that undoes", "explained"]]
+    for card in record["experts"]:
+        quality = "" if card["quality"] is None else f"{100 * card['quality']:.0f} % ({card['fit']})"
+        does = card["does"] or "wins too little to say"
+        rows.append([str(card["expert"]), f"{100 * card['share']:.1f} %", does, card["undone"] or "", quality])
+    return f"{record['num_images']} images\n{aligned(rows, left=(2, 3))}"
+
+
 def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = ()) -> str:
     """Returns rows of equally many cells with their columns aligned, to the right but for those in `left`.
 

@@ -1,0 +1,389 @@
+"""The method as a scikit-learn estimator: fit on two heaps of images, restore others, tell which expert did it."""
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.utils import Tags, check_array, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from licm import checkpoint as files
+from licm.checks import check_images
+from licm.competition import compete
+from licm.config import Config, flat, make_config
+from licm.datasets import IN_MEMORY, TrainingData
+from licm.progress import Progress
+from licm.run import Run, load_run, restore_images, save_run, start_cycle
+from licm.sources import ImageSet, load_images
+from licm.training import train
+
+_PATHS = (str, Path)
+_GIVEN_OTHERWISE = ("preset", "seed", "num_experts", "mechanisms", "data.")  # by arguments, or with the images
+_BATCH_SIZE = ("batch_size", "training.batch_size")
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Images as the method takes them, and the way back to the form in which they were given.
+
+    Attributes:
+        images: float32 [n, c, h, w] in [0, 1].
+        give_back: Turns such images of the same shape into the container, shape and type that were given.
+    """
+
+    images: Tensor
+    give_back: Callable[[Tensor], Any]
+
+
+class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    """Learns to undo unknown mechanisms from clean images and a mixture of transformed ones, unpaired and unlabelled.
+
+    Images are given in any of these forms, all of one square size:
+
+    - a NumPy array or torch tensor [n, h, w], [n, c, h, w] with c of 1 or 3, or flat [n, h * w] of square grey images
+      (also a data frame or list of rows), as integers in 0..255 or floating-point numbers in [0, 1];
+    - a torch `Dataset` of image tensors [c, h, w] or [h, w], or of tuples that begin with one; an `ImageSet`;
+    - the path of a folder of images, a `.npz` or an IDX file, as `licm.sources.load_images` reads it.
+
+    What comes back has the container, shape and type of what was given: integers stay integers in 0..255, and of a
+    dataset comes a tensor, of a path an array, uint8 [n, c, h, w] in the order of the names.
+
+    Args:
+        num_experts: N', at least as many as mechanisms are suspected: spare experts come to rest.
+        preset: A name in `licm.config.PRESETS`; images keep their size, whatever it says of that.
+        steps: The limit of training steps; None for the preset's.
+        settings: Further keys of the configuration by dotted name, such as `{"experts.width": 32}`.
+        random_state: An integer seeds everything: the same gives the same fit. A `numpy.random.RandomState`, or None
+            for NumPy's global one, draws such an integer.
+        verbose: Whether to show progress on the error output.
+        device: Where to compute: cpu, cuda, mps.
+
+    Attributes:
+        run_: The `Run`: experts, discriminator, forward networks, configuration.
+        image_shape_: (c, h, w) of the images.
+        n_features_in_: c * h * w.
+        feature_names_in_: Of a data frame's columns, if they are strings.
+        n_iter_: Steps done, over all calls of `partial_fit`.
+    """
+
+    def __init__(
+        self,
+        num_experts: int = 10,
+        *,
+        preset: str = "default",
+        steps: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+        random_state: int | np.random.RandomState | None = 0,
+        verbose: bool = False,
+        device: str = "cpu",
+    ) -> None:
+        self.num_experts = num_experts
+        self.preset = preset
+        self.steps = steps
+        self.settings = settings
+        self.random_state = random_state
+        self.verbose = verbose
+        self.device = device
+
+    def fit(self, X: Any, y: Any = None, *, canonical: Any) -> Self:
+        """Trains experts, from the start.
+
+        Unless `settings` name a batch size, a batch has the preset's, or as many images as the smaller heap if that
+        is less. Training leaves no files; where a long fit should survive a kill, train on the command line and `load`
+        the run folder. Ctrl-C raises `KeyboardInterrupt`, and nothing of the training is kept.
+
+        Args:
+            X: Transformed images, at least 2.
+            y: Ignored.
+            canonical: Clean images of the same size, at least 2, and no originals of `X` among them.
+
+        Raises:
+            TypeError: If images are of a kind that is not listed above.
+            ValueError: If images or settings are not as described, or training diverges.
+        """
+        data = self._training_data(X, canonical, reset=True)
+        self._train(self._make_config(data, X, canonical), data, None)
+        self.n_iter_ = self.run_.step
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None, *, canonical: Any) -> Self:
+        """Goes on with experts, discriminator and optimisers as they are, for a new cycle of the schedule.
+
+        The learning rate, steps, health and revival start again; there is no identity start. Without a fit before,
+        it is one. Arguments and errors are those of `fit`; what shapes the networks cannot have been changed.
+        """
+        if not self.__sklearn_is_fitted__():
+            return self.fit(X, canonical=canonical)
+        data = self._training_data(X, canonical, reset=False)
+        config, before = self._make_config(data, X, canonical), self.run_.config
+        for section in ("num_experts", "experts", "discriminator"):
+            if getattr(config, section) != getattr(before, section):
+                raise ValueError(f"{section}: changed since the fit, which partial_fit cannot follow; use fit")
+        if (config.competition.cycle_weight > 0) != (before.competition.cycle_weight > 0):
+            raise ValueError("competition.cycle_weight: partial_fit cannot add or drop forward networks; use fit")
+        self._train(config, data, self.run_)
+        self.n_iter_ += self.run_.step
+        return self
+
+    def transform(self, X: Any) -> Any:
+        """Restores images: each becomes the output of the expert that wins it.
+
+        Args:
+            X: Images like those of the fit.
+
+        Returns:
+            The restored images, in the form of `X`.
+
+        Raises:
+            NotFittedError: Before a fit.
+            TypeError: If images are of a kind that is not listed above.
+            ValueError: If the images are not like those of the fit.
+        """
+        given = self._read(X)
+        return given.give_back(restore_images(self.run_, given.images)[2])
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Returns the expert that wins each image, int64 [n] in [0, num_experts); errors are those of `transform`."""
+        return self._compete(X)[1].numpy()
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Returns the discriminator's score of every expert's output, float32 [n, num_experts].
+
+        A score is the probability, in [0, 1], that the output is a clean image. Errors are those of `transform`.
+        """
+        return self._compete(X)[0].T.numpy()
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Returns the mean score of the winners' outputs, in [0, 1]: how much like clean images they are restored.
+
+        It needs no labels. It compares images under one fit; every fit has a discriminator of its own, whose scores
+        say little about another's. Errors are those of `transform`.
+
+        Args:
+            X: Images like those of the fit.
+            y: Ignored.
+        """
+        return self._compete(X)[0].amax(dim=0).mean().item()
+
+    def apply(self, X: Any, *, mechanism: int) -> Any:
+        """Does to clean images what the images of one expert have undergone; see `Run.apply`.
+
+        Args:
+            X: Clean images, of the size of those of the fit.
+            mechanism: The expert whose mechanism is meant, in [0, num_experts).
+
+        Returns:
+            The images under the mechanism, in the form of `X`.
+
+        Raises:
+            NotFittedError: Before a fit.
+            TypeError: If images are of a kind that is not listed above.
+            ValueError: If the images are not like those of the fit, or there are no forward networks or no such expert.
+        """
+        given = self._read(X)
+        return given.give_back(self.run_.apply(given.images, mechanism=mechanism).cpu())
+
+    def save(self, path: str | Path) -> None:
+        """Writes a run folder, which `load` and the commands read; no file of it is a pickle.
+
+        The images and the names of features are not kept.
+
+        Raises:
+            NotFittedError: Before a fit.
+            ValueError: If something is there already.
+            OSError: If it cannot be written; nothing of it is then left.
+        """
+        check_is_fitted(self)
+        folder = Path(path).absolute()
+        files.check_free(folder)
+        fresh = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
+        try:
+            with files.writing(folder):
+                fresh.mkdir(parents=True)
+            for name, text in self._records.items():
+                files.write_text(fresh / name, text)
+            save_run(self.run_, fresh)
+            with files.writing(folder):
+                if folder.exists():
+                    shutil.rmtree(folder)  # it is empty but for a lock that nobody holds
+                fresh.rename(folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str = "cpu") -> Self:
+        """Reads a fitted estimator from a run folder, be it by `save` or by `licm train`.
+
+        Raises:
+            ValueError: If the folder is not a run or has no readable checkpoint.
+        """
+        folder = Path(path)
+        run = load_run(folder, device=device)
+        config = run.config
+        usual = flat(make_config(config.preset))
+        changed = {key: value for key, value in flat(config).items() if value != usual[key]}
+        steps = changed.pop("training.steps", None)
+        settings = {key: value for key, value in changed.items() if not key.startswith(_GIVEN_OTHERWISE)}
+        loaded = cls(
+            config.num_experts,
+            preset=config.preset,
+            steps=steps,
+            settings=settings or None,
+            random_state=config.seed,
+            device=device,
+        )
+        loaded._take(run, folder)
+        loaded.image_shape_ = (run.discriminator.channels, *[run.discriminator.image_size] * 2)
+        loaded.n_features_in_ = math.prod(loaded.image_shape_)
+        loaded.n_iter_ = run.step
+        return loaded
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "run_")
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.input_tags.positive_only = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def _training_data(self, X: Any, canonical: Any, *, reset: bool) -> TrainingData:
+        """Reads both heaps; with `reset`, what images are like is learned from them."""
+        transformed = self._read(X, reset=reset).images
+        clean = _read_images(canonical, "canonical").images
+        for name, images in (("X", transformed), ("canonical", clean)):
+            if len(images) < 2:
+                raise ValueError(f"{name}: at least 2 images are needed, got n_samples={len(images)}")
+        if clean.shape[1:] != transformed.shape[1:]:
+            kinds = [" x ".join(map(str, images.shape[1:])) for images in (transformed, clean)]
+            raise ValueError(f"canonical: expected images like those of X, {kinds[0]}, got {kinds[1]}")
+        return TrainingData(clean, transformed)
+
+    def _make_config(self, data: TrainingData, X: Any, canonical: Any) -> Config:
+        seed = self.random_state
+        if isinstance(seed, np.random.RandomState) or seed is None:
+            seed = int(check_random_state(seed).randint(2**31 - 1))
+        settings = dict(self.settings or {})
+        if not any(key in settings for key in _BATCH_SIZE):
+            usual = make_config(self.preset).training.batch_size
+            settings["batch_size"] = min(usual, len(data.canonical), len(data.transformed))
+        names = {"canonical": canonical, "transformed": X}
+        given = {f"data.{key}": str(value) if isinstance(value, _PATHS) else IN_MEMORY for key, value in names.items()}
+        steps = {} if self.steps is None else {"steps": self.steps}
+        overrides = {**settings, **steps, **given, "data.image_size": None}
+        return make_config(self.preset, overrides={**overrides, "seed": seed, "num_experts": self.num_experts})
+
+    def _train(self, config: Config, data: TrainingData, former: Run | None) -> None:
+        """Trains in a temporary run folder: from the start, or on from a former run."""
+        with tempfile.TemporaryDirectory(prefix="licm-") as place, Progress(config, quiet=not self.verbose) as progress:
+            folder = Path(place, "run")
+            if former is not None:
+                files.create_run(folder, config, device=self.device)
+                save_run(start_cycle(former, config), folder)
+            callbacks = [progress] if self.verbose else []
+            resume = former is not None
+            run = train(config, folder, resume=resume, device=self.device, callbacks=callbacks, data=data)
+            if not run.finished:
+                raise KeyboardInterrupt(f"the fit was stopped at step {run.step}; nothing of it is kept")
+            self._take(run, folder)
+
+    def _take(self, run: Run, folder: Path) -> None:
+        run.experts.eval()
+        self.run_ = run
+        names = [name for name in (files.CONFIG, files.HISTORY, files.RUN) if (folder / name).exists()]
+        self._records = {name: (folder / name).read_text(encoding="utf-8") for name in names}
+
+    def _compete(self, X: Any) -> tuple[Tensor, Tensor]:
+        images = self._read(X).images.to(self.run_.device, memory_format=torch.channels_last)
+        scores, winners = compete(self.run_.experts, self.run_.discriminator, images)
+        return scores.cpu(), winners.cpu()
+
+    def _read(self, X: Any, *, reset: bool = False) -> _Given:
+        """Reads images to fit on (`reset`), or images that must be like those of the fit."""
+        if not reset:
+            check_is_fitted(self)
+        rows = not isinstance(X, (*_PATHS, Tensor, Dataset, ImageSet)) and _ndim(X) not in (3, 4)
+        if rows:
+            X = validate_data(self, X, reset=reset, dtype="numeric", ensure_non_negative=True)
+        given = _read_images(X, "X", None if reset else self.image_shape_)
+        if reset:
+            self.image_shape_ = tuple(given.images.shape[1:])
+            self.n_features_in_ = math.prod(self.image_shape_)
+            if not rows and hasattr(self, "feature_names_in_"):
+                del self.feature_names_in_
+        return given
+
+
+def _ndim(X: Any) -> int:
+    return X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
+
+
+def _read_images(X: Any, name: str, expected: tuple[int, ...] | None = None) -> _Given:
+    """Reads images of any form that `MechanismInverter` lists; `expected` is the (c, h, w) that they must have."""
+    values, as_array = _as_tensor(X, name)
+    shape, dtype = values.shape, values.dtype
+    images = _with_channels(values, name, expected)
+    if not dtype.is_floating_point:
+        low, high = (0, 0) if dtype == torch.bool else (int(value) for value in images.aminmax())
+        if dtype == torch.bool or low < 0 or high > 255:
+            got = dtype if dtype == torch.bool else f"values from {low} to {high}"
+            raise ValueError(f"{name}: expected integers in 0..255 or numbers in [0, 1], got {got}")
+        images = images.float() / 255
+    check_images(images, name)
+    if expected is not None and tuple(images.shape[1:]) != expected:
+        got = " x ".join(map(str, images.shape[1:]))
+        raise ValueError(f"{name}: expected images like those of the fit, {' x '.join(map(str, expected))}, got {got}")
+
+    def give_back(restored: Tensor) -> Any:
+        restored = restored.reshape(shape)
+        restored = (restored if dtype.is_floating_point else (restored * 255).round()).to(dtype)
+        return restored.numpy() if as_array else restored
+
+    return _Given(images.float(), give_back)
+
+
+def _as_tensor(X: Any, name: str) -> tuple[Tensor, bool]:
+    """Returns the values as given, and whether they are to come back as an array."""
+    if isinstance(X, _PATHS):
+        return load_images(X).images, True
+    if isinstance(X, ImageSet):
+        return X.images, False
+    if isinstance(X, Tensor):
+        return X.detach().cpu(), False
+    if isinstance(X, Dataset):
+        items = [X[index] for index in range(len(X))]  # type: ignore[arg-type]
+        return torch.stack([item[0] if isinstance(item, tuple | list) else item for item in items]), False
+    array = check_array(X, dtype="numeric", allow_nd=True, ensure_2d=_ndim(X) < 3, input_name=name)
+    array = array.astype(np.int64) if array.dtype.kind == "u" and array.dtype != np.uint8 else array  # torch knows few
+    return torch.tensor(np.ascontiguousarray(array)), True
+
+
+def _with_channels(values: Tensor, name: str, expected: tuple[int, ...] | None) -> Tensor:
+    """Turns images of any layout into [n, c, h, w]."""
+    if values.ndim == 2:
+        count, features = values.shape
+        side = math.isqrt(features)
+        if expected is not None and features == math.prod(expected):
+            return values.reshape(count, *expected)
+        if side * side != features:
+            raise ValueError(
+                f"{name}: expected rows of square grey images, got {features} feature(s), which is no square; "
+                "give images that are not as [n, c, h, w]"
+            )
+        return values.reshape(count, 1, side, side)
+    if values.ndim == 3:
+        return values[:, None]
+    if values.ndim != 4 or values.shape[1] not in (1, 3):
+        raise ValueError(f"{name}: expected [n, h, w], [n, 1 or 3, h, w] or [n, h * w], got {list(values.shape)}")
+    return values

@@ -197,7 +197,7 @@ def describe(
     from licm.describing import describe_and_save
     from licm.tables import description_table
 
-    _log(quiet=quiet)
+    log(quiet=quiet)
     record = describe_and_save(run, images=images, device=device)
     if as_json:
         typer.echo(json.dumps(record))

@@ -155,11 +155,11 @@ def measure_memory(rounds: int) -> dict[str, Any]:
 
 
 PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "memory": measure_memory,  # first: the peak of a new process begins with that of the one which starts it
     "step": measure_step,
     "limit": measure_limit,
     "cost": measure_cost,
     "restoring": measure_restoring,
-    "memory": measure_memory,
 }
 
 

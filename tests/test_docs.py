@@ -1,5 +1,6 @@
 """What the pages promise: code that runs, a results page made from its records, settings that exist."""
 
+import json
 import re
 import shlex
 import sys
@@ -9,7 +10,7 @@ from unittest import SkipTest
 from unittest.mock import patch
 
 import pytest
-from benchmarks import core
+from benchmarks import core, speed
 from PIL import Image
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
@@ -117,3 +118,7 @@ def test_what_the_page_on_the_command_line_shows_is_what_is_printed():
     for command, text in checked:
         done = typed(*command.split()[1:])
         assert (done.stdout + done.stderr).strip() == text.strip()
+
+
+def test_the_speed_page_is_what_its_record_says():
+    assert speed.PAGE.read_text() == speed.make_page(json.loads(speed.RECORD.read_text()))

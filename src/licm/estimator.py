@@ -318,7 +318,7 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             X = validate_data(self, X, reset=reset, dtype="numeric", ensure_non_negative=True)
         given = _read_images(X, "X", None if reset else self.image_shape_)
         if reset:
-            self.image_shape_ = tuple(given.images.shape[1:])
+            self.image_shape_: tuple[int, ...] = tuple(given.images.shape[1:])
             self.n_features_in_ = math.prod(self.image_shape_)
             if not rows and hasattr(self, "feature_names_in_"):
                 del self.feature_names_in_

@@ -105,7 +105,7 @@ def test_settings_named_in_the_pages_exist():
 def test_links_between_pages_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            made = target.startswith("api/")  # by `make docs`, which checks it
+            made = "api/" in target  # by `make docs`, which checks it
             assert made or (page.parent / target).exists(), f"{page.name}: {target}"
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from licm.causal.factorization import CausalFactorization
     from licm.competition import Competition, compete
     from licm.config import Config, load_config, make_config
-    from licm.datasets import Mixture, TrainingData, load_originals, load_training_data, make_mixture
+    from licm.datasets import TrainingData, load_originals, load_training_data
     from licm.describing import describe
     from licm.estimator import MechanismInverter
     from licm.evaluation import evaluate
@@ -29,7 +29,7 @@ _HOME = {
     "licm.causal.factorization": ["CausalFactorization"],
     "licm.competition": ["Competition", "compete"],
     "licm.config": ["Config", "load_config", "make_config"],
-    "licm.datasets": ["Mixture", "TrainingData", "load_originals", "load_training_data", "make_mixture"],
+    "licm.datasets": ["TrainingData", "load_originals", "load_training_data"],
     "licm.describing": ["describe"],
     "licm.estimator": ["MechanismInverter"],
     "licm.evaluation": ["evaluate"],
@@ -52,7 +52,6 @@ __all__ = [
     "ExpertBank",
     "Mechanism",
     "MechanismInverter",
-    "Mixture",
     "Run",
     "TrainingData",
     "compete",
@@ -63,7 +62,6 @@ __all__ = [
     "load_run",
     "load_training_data",
     "make_config",
-    "make_mixture",
     "mechanism_changes",
     "parse_mechanism",
     "parse_mechanisms",

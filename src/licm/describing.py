@@ -25,7 +25,7 @@ from licm.sources import load_images
 MAX_IMAGES = 1000  # that the experts compete for
 MAX_FITTED = 48  # of an expert's wins
 EXAMPLES = 4
-NOISE = 0.06  # standard deviation of what an output does not tell about its input, from which it is called noise
+NOISE = 0.15  # standard deviation of what an output does not tell about its input, from which it is called noise
 
 
 def describe(folder: str | Path, *, images: str | Path | Tensor | None = None, device: str = "cpu") -> dict[str, Any]:

@@ -19,7 +19,7 @@ Texture = Literal["as it is", "smoothed", "sharpened"]
 Tone = Literal["as it is", "inverted", "scaled"]
 
 SIGMAS = (0.5, 0.75, 1.0, 1.5, 2.0)  # of the Gaussians tried, in pixels
-PART_COST = 0.02  # what a part must explain to be worth its mention, in units of quality
+PART_COST = 0.05  # what a part must explain to be worth its mention, in units of quality
 FITS_WELL, FITS_ROUGHLY = 0.8, 0.5
 
 

@@ -89,6 +89,7 @@ def keep_bars(app: Sphinx, what: str, name: str, obj: object, options: object, l
     """Takes a | in a docstring for itself: a norm, or the bar of mechanisms' notation; not reStructuredText."""
     lines[:] = [line if line.lstrip().startswith((">>>", "...")) else line.replace("|", r"\|") for line in lines]
 
+
 # What scikit-learn gives every estimator is told in its own pages, to which these would link.
 autodoc_default_options = {
     "exclude-members": "get_metadata_routing, set_fit_request, set_partial_fit_request, set_predict_request, "

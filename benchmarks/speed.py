@@ -32,6 +32,10 @@ from licm.seeding import generator
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 RECORD, PAGE = RESULTS / "speed.json", RESULTS / "speed.md"
 WARM_UP = 3  # rounds that are not counted
+SIZES = (  # a title, how keys end, batch, width
+    ("batch 64, width 32", "", 64, 32),
+    ("batch 32, width 16 (`default`)", "_default_sizes", 32, 16),
+)
 
 
 def in_turn(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
@@ -58,7 +62,7 @@ def competition_of(config: Config, size: int = 28) -> Competition:
 def stepper(competition: Competition | Reference, batch: int, size: int = 28) -> Callable[[], object]:
     """One step on fixed images: grey noise does, since no shape depends on what the images show."""
     draws = generator(0, "benchmark images")
-    canonical, transformed = torch.rand(2, batch, 1, size, size, generator=draws).to(torch.float32)
+    canonical, transformed = torch.rand(2, batch, 1, size, size, generator=draws)
     if isinstance(competition, Reference):
         return lambda: competition.step(canonical, transformed)
     canonical, transformed = (each.to(memory_format=torch.channels_last) for each in (canonical, transformed))
@@ -68,7 +72,7 @@ def stepper(competition: Competition | Reference, batch: int, size: int = 28) ->
 def measure_step(rounds: int) -> dict[str, Any]:
     """A step of `default` at batch 64 and width 32, and at its own sizes, against the reference."""
     result: dict[str, Any] = {}
-    for name, batch, width in (("", 64, 32), ("_default_sizes", 32, 16)):
+    for _, name, batch, width in SIZES:
         competition = competition_of(make_config(overrides={"experts.width": width}))
         calls = {"reference": stepper(Reference(competition), batch), "step": stepper(competition, batch)}
         seconds = in_turn(calls, rounds)
@@ -85,7 +89,7 @@ def measure_limit(rounds: int) -> dict[str, Any]:
         return lambda: torch.mm(one, other)
 
     result: dict[str, Any] = {}
-    for name, batch, width in (("", 64, 32), ("_default_sizes", 32, 16)):
+    for _, name, batch, width in SIZES:
         competition = competition_of(make_config(overrides={"experts.width": width}))
         calls = {str(size): product(size) for size in (1024, 2048, 4096)}
         seconds = in_turn({"step": stepper(competition, batch), **calls}, rounds)
@@ -177,7 +181,7 @@ def make_page(record: dict[str, Any]) -> str:
     if "step_speedup_vs_reference" in record:
         lines += ["", "## A step against the obvious loop", "", "| | reference, s | step, s (range) | ratio |"]
         lines += ["| --- | ---: | ---: | ---: |"]
-        for title, name in (("batch 64, width 32", ""), ("batch 32, width 16 (`default`)", "_default_sizes")):
+        for title, name, *_ in SIZES:
             seconds = record[f"step_seconds{name}"]
             ours, theirs = seconds["step"], seconds["reference"]
             lines.append(
@@ -187,7 +191,7 @@ def make_page(record: dict[str, Any]) -> str:
     if "peak_fraction" in record:
         lines += ["", "## A step against the machine", "", "| | GFLOP a step | GFLOP/s | best product | fraction |"]
         lines += ["| --- | ---: | ---: | ---: | ---: |"]
-        for title, name in (("batch 64, width 32", ""), ("batch 32, width 16 (`default`)", "_default_sizes")):
+        for title, name, *_ in SIZES:
             lines.append(
                 f"| {title} | {record[f'step_flop{name}']['total'] / 1e9:.1f} | {record[f'step_gflops{name}']:.0f} | "
                 f"{max(record[f'product_gflops{name}'].values()):.0f} | {record[f'peak_fraction{name}']:.2f} |"

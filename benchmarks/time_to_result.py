@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.arithmetic import forward_flop, step_flop
 from licm.checkpoint import read_config, read_history, read_run
-from licm.run import build_run
+from licm.run import load_run
 
 SHARE = 0.99
 SHORT_OF_CLEAN = 0.025
@@ -32,8 +32,8 @@ def time_to_result(folder: Path) -> dict[str, Any]:
         "matched_share_0_99": [r["step"] for r in validations if r["matched_share"] >= SHARE],
         "accuracy": [r["step"] for r in validations if (r["accuracy_restored"] or 0) >= accuracy],
     }
-    size = config.data.image_size or 28
-    run = build_run(config, channels=1, image_size=size)
+    run = load_run(folder)
+    size = run.discriminator.image_size
     each = step_flop(run.competition, batch=config.training.batch_size, size=size)["total"]
     (identity,) = [record for record in history if record["kind"] == "identity"]
     passes = 3 * sum(identity["steps"]) * config.training.batch_size  # forward and backward

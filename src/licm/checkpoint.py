@@ -29,7 +29,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from licm.config import Config, from_yaml, to_yaml
-from licm.writing import write_bytes as write_bytes
 from licm.writing import write_text, writing
 
 FORMAT = 2  # 2: forward networks

@@ -138,12 +138,12 @@ def evaluate(
 
     Example: licm evaluate runs/first --json
     """
-    from licm.checkpoint import write_text
     from licm.checks import unknown_name
     from licm.evaluation import evaluate as evaluate_run
     from licm.evaluation import take_samples
     from licm.records import save_samples
     from licm.tables import evaluation_table
+    from licm.writing import write_text
 
     log(quiet=quiet)
     if split not in ("test", "validation"):

@@ -6,11 +6,11 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from licm.checkpoint import write_bytes
 from licm.checks import check_picture
 from licm.config import flat
 from licm.records import Records, read_records
 from licm.tables import aligned
+from licm.writing import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

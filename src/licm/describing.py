@@ -21,6 +21,7 @@ from licm.operators import FITS_ROUGHLY, FITS_WELL, Fit, Operator, fit_operator,
 from licm.records import DESCRIPTION, PICTURES, Pictures, save_samples
 from licm.run import Run, load_run
 from licm.sources import load_images
+from licm.writing import write_text
 
 MAX_IMAGES = 1000  # that the experts compete for
 MAX_FITTED = 48  # of an expert's wins
@@ -49,7 +50,7 @@ def describe_and_save(folder: str | Path, **options: Any) -> dict[str, Any]:
     Arguments, result and errors are those of `describe`; `OSError` if a file cannot be written.
     """
     record, pictures = describe_run(*load_for_description(folder, **options))
-    files.write_text(Path(folder) / DESCRIPTION, json.dumps(record, indent=1) + "\n")
+    write_text(Path(folder) / DESCRIPTION, json.dumps(record, indent=1) + "\n")
     save_samples(Path(folder) / PICTURES, pictures)
     return record
 

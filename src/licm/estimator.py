@@ -1,8 +1,6 @@
 """The method as a scikit-learn estimator: fit on two heaps of images, restore others, tell which expert did it."""
 
 import math
-import os
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from licm.progress import Progress
 from licm.run import Run, load_run, restore_images, save_run, start_cycle
 from licm.sources import ImageSet, load_images
 from licm.training import train
+from licm.writing import whole_folder, write_text, writing
 
 _PATHS = (str, Path)
 _GIVEN_OTHERWISE = ("preset", "seed", "num_experts", "mechanisms", "data.")  # by arguments, or with the images
@@ -206,19 +205,12 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         folder = Path(path).absolute()
         files.check_free(folder)
-        fresh = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
-        try:
-            with files.writing(folder):
-                fresh.mkdir(parents=True)
+        with whole_folder(folder) as fresh:
             for name, text in self._records.items():
-                files.write_text(fresh / name, text)
+                write_text(fresh / name, text)
             save_run(self.run_, fresh)
-            with files.writing(folder):
-                if folder.exists():
-                    shutil.rmtree(folder)  # it is empty but for a lock that nobody holds
-                fresh.rename(folder)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+            with writing(folder):
+                (folder / files.LOCK).unlink(missing_ok=True)  # left by a process that was killed
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "cpu") -> Self:

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from licm.checkpoint import HISTORY, read_config, read_history, read_run, write_bytes
+from licm.checkpoint import HISTORY, read_config, read_history, read_run
 from licm.config import Config
 from licm.mechanisms import parse_mechanisms
 from licm.metrics import match_experts
+from licm.writing import write_bytes
 
 EVALUATION, SAMPLES = "evaluation.json", "samples.npz"
 DESCRIPTION, PICTURES = "description.json", "description.npz"

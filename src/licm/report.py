@@ -10,11 +10,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from licm.captions import ALTERNATIVES, headlines, what_was_learnt
-from licm.checkpoint import write_bytes, write_text, writing
 from licm.config import make_config, to_yaml
 from licm.drawing import DARK, render
 from licm.figures import FIGURES
 from licm.records import Records, read_records
+from licm.writing import write_bytes, write_text, writing
 
 REPORT, FIGURE_FOLDER = "report.html", "figures"
 

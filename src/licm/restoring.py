@@ -7,8 +7,6 @@ if anything fails. The input is read only.
 import csv
 import io
 import logging
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from licm.checkpoint import writing
 from licm.datasets import to_float, top_left
 from licm.run import Run, load_run, restore_images
 from licm.sources import find_images, read_image
+from licm.writing import whole_folder, writing
 
 ASSIGNMENTS = "assignments.csv"
 _LOST = "; nothing is kept of what was restored so far"
@@ -79,11 +77,8 @@ def restore_files(
     base = source if source.is_dir() else source.parent
     for path in paths:
         _read(path, run)
-    fresh = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.unfinished")
-    try:
-        with writing(out, _LOST):
-            fresh.mkdir(parents=True, exist_ok=True)
-        rows = []
+    rows = []
+    with whole_folder(out, _LOST) as fresh:
         for path, image, expert, score in _restore(run, paths, batch_size):
             name = path.relative_to(base)
             with writing(out / name, _LOST):
@@ -93,13 +88,6 @@ def restore_files(
                 callback(len(rows), len(paths))
         with writing(out / ASSIGNMENTS, _LOST):
             _write_assignments(fresh / ASSIGNMENTS, rows)
-        with writing(out, _LOST):
-            if out.exists():
-                out.rmdir()  # it was empty; if it no longer is, this refuses
-            fresh.rename(out)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
     wins = np.bincount([expert for _, expert, _ in rows], minlength=len(run.experts))
     mean_score = float(np.mean([score for *_, score in rows]))
     return {"out": str(out), "images": len(rows), "wins": wins.tolist(), "mean_score": mean_score}

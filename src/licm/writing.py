@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,3 +36,26 @@ def write_bytes(path: Path, content: bytes) -> None:
         except BaseException:
             new.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def whole_folder(folder: Path, hint: str = "") -> Iterator[Path]:
+    """Gives a hidden folder beside `folder` to fill, which takes its place at the end, or is removed if anything fails.
+
+    What stands in its place must by then be an empty folder or nothing.
+
+    Raises:
+        OSError: If the folder cannot be made, or something has come into its place.
+    """
+    place = folder.absolute()
+    fresh = place.with_name(f".{place.name}.{os.getpid()}.unfinished")
+    try:
+        with writing(folder, hint):
+            fresh.mkdir(parents=True, exist_ok=True)
+        yield fresh
+        with writing(folder, hint):
+            if folder.exists():
+                folder.rmdir()  # it was empty; if it no longer is, this refuses
+            fresh.rename(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)

@@ -59,12 +59,28 @@ def competition_of(config: Config, size: int = 28) -> Competition:
     return competition
 
 
+def deal(competition: Competition | Reference, name: str, batch: int, num_experts: int) -> None:
+    """Has the method that names the winners do its work, and then deal the images out evenly."""
+    named = getattr(competition, name)
+
+    def dealt(*arguments: Any) -> torch.Tensor:
+        named(*arguments)
+        return torch.arange(batch) % num_experts
+
+    setattr(competition, name, dealt)
+
+
 def stepper(competition: Competition | Reference, batch: int, size: int = 28) -> Callable[[], object]:
-    """One step on fixed images: grey noise does, since no shape depends on what the images show."""
+    """One step on fixed images, won by one expert after another, as when each has its mechanism.
+
+    Grey noise does for images, since no shape depends on what they show.
+    """
     draws = generator(0, "benchmark images")
     canonical, transformed = torch.rand(2, batch, 1, size, size, generator=draws)
     if isinstance(competition, Reference):
+        deal(competition, "name_winners", batch, len(competition.experts))
         return lambda: competition.step(canonical, transformed)
+    deal(competition, "_name_winners", batch, len(competition.bank))
     canonical, transformed = (each.to(memory_format=torch.channels_last) for each in (canonical, transformed))
     return lambda: competition.step(canonical, transformed, draws)
 

@@ -95,6 +95,7 @@ class CompetitionConfig(_Section):
         1, ge=1, description="outputs per image D learns from beside the one attended to; None: all"
     )
     r1_gamma: float = Field(1.0, ge=0)
+    r1_every: int = Field(4, ge=1, description="steps from one gradient penalty to the next, which stands for all")
     cycle_weight: float = Field(
         5.0, ge=0, description="of the cycle error, once the learning rate falls; 0: no forward networks"
     )
@@ -198,6 +199,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "objective": "all_experts",
             "loser_samples": None,
             "r1_gamma": 0.0,
+            "r1_every": 1,
             "cycle_weight": 0.0,
             "tie_margin": 0.0,
         },

@@ -110,7 +110,6 @@ class Competition:
         self.objective: Objective = objective
         self.loser_samples = loser_samples
         self.r1_gamma = r1_gamma
-        self.r1_factor = 1.0  # of the penalty in the next step: 0 for none, more where it stands for steps without
         self.forward = forward
         self.cycle_weight = cycle_weight
         self.cycle_pulls = False
@@ -221,14 +220,13 @@ class Competition:
             chosen = stands_for.topk(int((stands_for[:, 0] > 0).sum()), dim=0).indices
             weights = output_weights(self.objective, logits, stands_for).gather(0, chosen)
         fakes = torch.stack([output.detach() for output in outputs])[chosen, torch.arange(n)]
-        gamma = self.r1_gamma * self.r1_factor
-        real = canonical.detach().requires_grad_(gamma > 0)
+        real = canonical.detach().requires_grad_(self.r1_gamma > 0)
         real_logits = self.discriminator(real)
         fake_logits = self.discriminator(fakes.flatten(0, 1)).view(chosen.shape)
         loss = discriminator_loss(real_logits, fake_logits, weights)
         total = loss
-        if gamma > 0:
-            total = loss + gamma * gradient_penalty(real_logits, real)
+        if self.r1_gamma > 0:
+            total = loss + self.r1_gamma * gradient_penalty(real_logits, real)
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         total.backward()
         self.discriminator_optimizer.step()

@@ -95,7 +95,6 @@ class CompetitionConfig(_Section):
         1, ge=1, description="outputs per image D learns from beside the one attended to; None: all"
     )
     r1_gamma: float = Field(1.0, ge=0)
-    r1_every: int = Field(4, ge=1, description="steps from one gradient penalty to the next, which stands for all")
     cycle_weight: float = Field(
         5.0, ge=0, description="of the cycle error, once the learning rate falls; 0: no forward networks"
     )
@@ -137,7 +136,7 @@ class TrainingConfig(_Section):
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     decay: bool = Field(True, description="constant, then linear to zero; False: constant to the end")
     healthy_steps: int = Field(100, ge=1, description="steps of health after which the decay begins")
-    validate_every: int = Field(25, ge=1)
+    validate_every: int = Field(50, ge=1)
     validation_images: int = Field(250, ge=1)
     save_every: int = Field(50, ge=1)
 
@@ -199,7 +198,6 @@ PRESETS: dict[str, dict[str, Any]] = {
             "objective": "all_experts",
             "loser_samples": None,
             "r1_gamma": 0.0,
-            "r1_every": 1,
             "cycle_weight": 0.0,
             "tie_margin": 0.0,
         },

@@ -94,8 +94,8 @@ class Routing:
             draws: Where the expert from outside the proposals is drawn.
 
         Returns:
-            [N', n]: 1 for a proposed expert, N' - k for the one drawn from the others, 0 for who is not asked. All 1 when
-            the competition is to be exact.
+            [N', n]: 1 for a proposed expert, N' - k for the one drawn from the others, 0 for who is not asked. All 1
+            when the competition is to be exact.
         """
         stands_for = images.new_ones(num_experts, len(images))
         outside = num_experts - self.proposals

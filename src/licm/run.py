@@ -144,7 +144,7 @@ def build_run(config: Config, *, channels: int, image_size: int, device: str = "
         discriminator,
         forward=forward,
         routing=None if router is None else Routing(router, **config.router.model_dump(exclude={"enabled"})),
-        **config.competition.model_dump(exclude={"r1_every"}),
+        **config.competition.model_dump(),
         learning_rate=config.training.learning_rate,
         betas=config.training.betas,
     )

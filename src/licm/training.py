@@ -93,8 +93,6 @@ def advance(run: Run, data: TrainingData) -> StepRecord:
     run.learning_rate_factor = next_learning_rate_factor(run)
     run.competition.set_learning_rate_factor(run.learning_rate_factor)
     run.competition.cycle_pulls = run.decay_start is not None
-    every = config.competition.r1_every
-    run.competition.r1_factor = float(every) if run.step % every == 0 else 0.0
     told_apart = run.health.margin >= HEALTHY_MARGIN
     run.competition.mean_margin = run.health.margin if told_apart else 0.0  # before, all is a tie
     record = run.competition.step(canonical, transformed, generator(config.seed, "losers", run.step))

@@ -158,18 +158,19 @@ def mechanism_change(
             raise ValueError(f"column {name!r} has words on one side and numbers on the other")
         continuous[name] = is_continuous(before[name]) or is_continuous(after[name])
     sides = before[node], after[node]
-    if continuous[node] or all(_stands_still(side) for side in sides):
-        columns = [_regressors(before[parent], after[parent], continuous[parent]) for parent in parents]
-        try:
-            return linear_gaussian_change(*_by_side(sides, columns))
-        except ValueError as error:
-            raise ValueError(f"node {node!r}: {error}") from None
+    gaussian = continuous[node] or all(_stands_still(side) for side in sides)
     wrong = [parent for parent in parents if continuous[parent]]
-    if wrong:
+    if wrong and not gaussian:
         raise ValueError(
             f"node {node!r} is discrete and its parent {wrong[0]!r} continuous: put the parent in bins first"
         )
-    return discrete_change(*_by_side(sides, [_states(before[parent], after[parent]) for parent in parents]))
+    try:
+        if gaussian:
+            columns = [_regressors(before[parent], after[parent], continuous[parent]) for parent in parents]
+            return linear_gaussian_change(*_by_side(sides, columns))
+        return discrete_change(*_by_side(sides, [_states(before[parent], after[parent]) for parent in parents]))
+    except ValueError as error:
+        raise ValueError(f"node {node!r}: {error}") from None
 
 
 def _stands_still(column: NDArray) -> bool:
@@ -186,6 +187,8 @@ def _regressors(before: NDArray, after: NDArray, continuous: bool) -> NDArray:
     if continuous:
         return np.concatenate([before, after])
     states = _states(before, after)
+    if states.max() >= min(len(before), len(after)):
+        raise ValueError(f"a parent has {states.max() + 1} different words or numbers, more than a side has observations")
     return states[:, None] == np.arange(1, states.max() + 1)
 
 

@@ -82,9 +82,15 @@ def test_columns_that_do_not_vary_hang_on_with_no_weight(survey):
         (b"a,\n1,2\n", "bad.csv: column 2 has no name"),
         (b"a,b\n", "bad.csv: expected a line of names and at least one of values, got 1 line(s)"),
         (b"", "bad.csv: expected a line of names and at least one of values, got 0 line(s)"),
-        (b"a b\n1 2\n", "bad.csv: expected at least two columns, got 1 (in CSV, commas, semicolons or tabs are between"),
+        (
+            b"a b\n1 2\n",
+            "bad.csv: expected at least two columns, got 1 (in CSV, commas, semicolons or tabs are between",
+        ),
         (b"a,b\n1,\0\n", "bad.csv: cannot be read: damaged, or not of the kind expected (it has null characters)"),
-        ("größe,b\n1,2\n".encode("latin-1"), "bad.csv: cannot be read: damaged, or not of the kind expected (expected text in UTF-8"),
+        (
+            "größe,b\n1,2\n".encode("latin-1"),
+            "bad.csv: cannot be read: damaged, or not of the kind expected (expected text in UTF-8",
+        ),
         (b'a,b\n"1,2\n', "bad.csv: cannot be read: damaged, or not of the kind expected"),
         (b"\x89PNG\r\n\x1a\n\x00\x00", "bad.csv: cannot be read: damaged, or not of the kind expected"),
         (b"a,b\n1,\n2,3\n", "column 'b' has 1 missing value(s); set missing to 'pairwise' or 'category'"),
@@ -158,7 +164,9 @@ def test_a_column_that_numbers_the_rows_is_warned_of_unless_quiet(survey):
 
 def test_strange_names_are_drawn_as_they_are(survey):
     """No mathematics, no second line, and no warning of a script that the font lacks."""
-    survey.write_text('"$x_{$","a\nb",变量,' + "y" * 40 + "\n" + "\n".join(f"{k % 2},{k % 2},{k // 2},1" for k in range(8)))
+    survey.write_text(
+        '"$x_{$","a\nb",变量,' + "y" * 40 + "\n" + "\n".join(f"{k % 2},{k % 2},{k // 2},1" for k in range(8))
+    )
     lines = run("survey.csv", "--bootstrap", 2).splitlines()
     assert len(lines) == 6
     assert {line.split("─ ")[-1].split("  ")[0] for line in lines[1:5]} == {"$x_{$", "a b", "变量", "y" * 23 + "…"}

@@ -248,8 +248,8 @@ class ChowLiu:
             self._codings.append(make_coding(column, bins=bins, missing_state=missing_state))
             if self._codings[-1].num_states > max(len(column) / 2, _FEW_STATES):
                 logger.warning(
-                    "warning: column %r has %d different values in %d rows and seems to tell all others, as a row's number "
-                    "would: leave it out, or put its values in classes",
+                    "warning: column %r has %d different values in %d rows and seems to tell all others, "
+                    "as a row's number would: leave it out, or put its values in classes",
                     name,
                     self._codings[-1].num_states,
                     len(column),

@@ -108,7 +108,7 @@ def is_missing(column: NDArray) -> NDArray[np.bool_]:
 def _is_nothing(value: Any) -> bool:
     if value is None or isinstance(value, str):
         return not value
-    return value != value or type(value).__name__ in ("NAType", "NaTType")  # pandas' own cannot be asked
+    return type(value).__name__ in ("NAType", "NaTType") or value != value  # pandas' own cannot be asked
 
 
 def is_continuous(column: NDArray) -> bool:

@@ -79,7 +79,9 @@ class Tabular:
         shape = tuple(int(column.max()) + 1 if states is None else states for states, column in zip(chosen, columns))
         columns = [_as_states(column, states) for column, states in zip(columns, shape)]
         if prod(shape) > _MOST_CELLS:
-            raise ValueError(f"tabular: a table of {' x '.join(map(str, shape))} states is too large; join some of them")
+            raise ValueError(
+                f"tabular: a table of {' x '.join(map(str, shape))} states is too large; join some of them"
+            )
         flat = np.ravel_multi_index(tuple(columns), shape)
         counts = np.bincount(flat, minlength=prod(shape)).reshape(shape) + self.pseudo_count
         total = counts.sum(axis=-1, keepdims=True)
@@ -209,7 +211,9 @@ class Estimator:
 
         if is_classifier(self.estimator) and not self._classifies:
             name = type(self.estimator).__name__
-            raise ValueError(f"estimator: {name} has no predict_proba, which a density needs; CalibratedClassifierCV adds it")
+            raise ValueError(
+                f"estimator: {name} has no predict_proba, which a density needs; CalibratedClassifierCV adds it"
+            )
         if parents.shape[1] == 0:
             raise ValueError("estimator: needs at least one parent; give a node without parents a table or a Gaussian")
         fitted = clone(self.estimator).fit(parents, values)

@@ -13,7 +13,7 @@ from licm.writing import write_bytes
 
 _LABELLED = 80  # nodes; more are drawn as dots
 _LONGEST = 24  # characters of a name
-_LETTER, _ROW = 0.085, 0.36  # inches, at 8 points
+_LETTER, _ROW = 0.075, 0.36  # inches, at 8 points
 Positions = dict[Any, tuple[float, float]]
 
 
@@ -140,12 +140,12 @@ def _draw(
     small = len(graph) <= _LABELLED
     names = {node: _name(node) for node in graph}
     longest = max(map(len, names.values()))
-    column = _LETTER * longest + (0.9 if labels else 0.6)
+    column = _LETTER * longest + (0.85 if labels else 0.5)
     places = np.array([positions[node] for node in graph])
     extent = np.ptp(places, axis=0)
     unit = np.array([column, row]) if small else 7.5 / np.maximum(extent, 1)
     places = (places - places.min(axis=0)) * unit + [column / 2 if small else 0.25, 0.5]
-    width, height = extent * unit + [max(column, 3.2 - extent[0] * unit[0]) if small else 0.5, 0.8]
+    width, height = extent * unit + [max(column, 3.6 - extent[0] * unit[0]) if small else 0.5, 0.8]
     at = dict(zip(graph, places.tolist()))
     marked, broken = set(nodes), set(dashed)
     bold = [edge for edge in graph.edges if into and edge[1] in marked]
@@ -159,7 +159,8 @@ def _draw(
         if small:
             boxes = {
                 node: axes.text(
-                    *at[node],
+                    at[node][0],
+                    at[node][1],
                     names[node],
                     ha="center",
                     va="center",
@@ -197,7 +198,7 @@ def _draw(
             for (tail, head), text in (labels or {}).items():
                 middle = (np.array(at[tail]) + at[head]) / 2
                 ground = {"facecolor": LIGHT.paper, "edgecolor": "none", "pad": 0.5}
-                axes.text(*middle, text, ha="center", va="center", fontsize=7, bbox=ground)
+                axes.text(middle[0], middle[1], text, ha="center", va="center", fontsize=7, bbox=ground)
             figure.draw_without_rendering()  # boxes learn their size, and arrows where to end
         else:
             lines = [(at[tail], at[head]) for tail, head in graph.edges]
@@ -206,7 +207,9 @@ def _draw(
                 LineCollection(lines, colors=[colours[e] for e in every], linewidths=[widths[e] / 2 for e in every])
             )
             fill = [LIGHT.second if node in marked else LIGHT.muted for node in graph]
-            axes.scatter(*places.T, s=[40 if node in marked else 4 for node in graph], c=fill, zorder=2)
+            axes.scatter(
+                places[:, 0], places[:, 1], s=[40 if node in marked else 4 for node in graph], c=fill, zorder=2
+            )
         write_bytes(Path(path), render(figure, kind))
 
 

@@ -43,7 +43,8 @@ def read_table(path: str | Path) -> dict[str, NDArray]:
             raise ValueError(f"{path}: two columns are named {name!r}")
     if len(names) < 2:
         raise ValueError(
-            f"{path}: expected at least two columns, got {len(names)} (in CSV, commas, semicolons or tabs are between them)"
+            f"{path}: expected at least two columns, got {len(names)} "
+            "(in CSV, commas, semicolons or tabs are between them)"
         )
     return dict(zip(names, columns))
 

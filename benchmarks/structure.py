@@ -30,9 +30,9 @@ from benchmarks.structure_page import make_page
 from licm.causal.changes import mechanism_changes
 from licm.causal.chow_liu import ChowLiu
 from licm.causal.conditionals import LinearGaussian
-from licm.causal.equivalence import rank_by_changes
 from licm.causal.factorization import CausalFactorization
 from licm.causal.mutual_information import DiscretePairs
+from licm.causal.ranking import rank_by_changes
 from licm.causal.tree_search import approximate_tree
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"

@@ -10,8 +10,10 @@ from scipy.stats import chi2, chi2_contingency, f, kstest
 from licm.causal.change_tests import discrete_change, holm, linear_gaussian_change
 from licm.causal.changes import mechanism_changes
 from licm.causal.conditionals import LinearGaussian, Tabular
-from licm.causal.equivalence import equivalence_class, rank_by_changes
+from licm.causal.drawing import tidy_layout
+from licm.causal.equivalence import equivalence_class
 from licm.causal.factorization import CausalFactorization
+from licm.causal.ranking import rank_by_changes
 
 COLLIDER = nx.DiGraph([("a", "c"), ("b", "c"), ("c", "d")])
 CHAIN = nx.DiGraph([("a", "b"), ("b", "c")])
@@ -356,3 +358,41 @@ def test_the_f_test_agrees_where_both_apply():
     found = linear_gaussian_change(before, x, after, x)
     assert reference < 1e-6
     assert np.log(found.p_value) == pytest.approx(np.log(reference), rel=0.35)
+
+
+def test_the_report_says_which_graphs_tie():
+    source = np.random.default_rng(0)
+    model = gaussian(CHAIN, source)
+    before, after = model.sample(2000, source), model.soft("c", shift=2.0).sample(2000, source)
+    for targets, given in ((["c"], "the targets"), (None, "what changed")):
+        report = mechanism_changes(CHAIN, before, after, targets=targets)
+        assert [set(tie.edges) for tie in report.ties] == [{("b", "a"), ("b", "c")}]
+        assert f"one other graph ties, no test tells them from this one, given {given}: b -> a, b -> c" in str(report)
+    assert "2 other graphs tie" in str(mechanism_changes(CHAIN, before, before))  # nothing changed, nothing is learnt
+    after = model.soft("b", shift=2.0).sample(2000, source)
+    assert "no other graph ties" in str(mechanism_changes(CHAIN, before, after, targets=["b"]))
+    large = nx.path_graph(7, create_using=nx.DiGraph)
+    data = gaussian(large, source).sample(100, source)
+    report = mechanism_changes(large, data, data)
+    assert report.ties is None
+    assert "tie" not in str(report)
+
+
+def test_too_many_states_to_count_are_named():
+    graph, many = nx.DiGraph([("a", "b")]), np.array([f"w{k}" for k in range(8000)])
+    with pytest.raises(
+        ValueError, match="node 'b': 8000 values under 8000 states of the parents are too many to count"
+    ):
+        mechanism_changes(graph, {"a": many, "b": many}, {"a": many, "b": many})
+    numbers = np.random.default_rng(0).normal(size=8000)
+    with pytest.raises(ValueError, match="node 'b': a parent has 8000 different words or numbers, too many for"):
+        mechanism_changes(graph, {"a": many, "b": numbers}, {"a": many, "b": numbers})
+
+
+def test_names_in_a_picture_do_not_cover_each_other():
+    """Boxes of a tree are apart whatever its shape: one node a place, a row for each leaf, columns by depth."""
+    for seed in range(5):
+        tree = nx.DiGraph(nx.bfs_tree(nx.random_labeled_tree(60, seed=seed), 0))
+        places = tidy_layout(tree, 0)
+        for (_, (x, y)), (_, (other_x, other_y)) in itertools.combinations(places.items(), 2):
+            assert x != other_x or abs(y - other_y) >= 1

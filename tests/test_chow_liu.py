@@ -10,7 +10,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import mutual_info_score
 
 from licm.causal.chow_liu import ChowLiu
-from licm.causal.columns import as_columns, make_coding
+from licm.causal.columns import as_columns, is_missing, make_coding
 from licm.causal.mutual_information import DiscretePairs, GaussianPairs
 from licm.causal.spanning import Forest, merge_forests
 from licm.causal.tree_search import Neighbours, approximate_tree, exact_tree, row_forest
@@ -271,7 +271,7 @@ def test_missing_values():
     b = np.where(source.random(500) < 0.1, 1 - a, a)
     b[:100] = np.nan
     data = {"a": a, "b": b}
-    with pytest.raises(ValueError, match=r"column 'b' has 100 missing value\(s\); choose missing='pairwise'"):
+    with pytest.raises(ValueError, match=r"column 'b' has 100 missing value\(s\); set missing to 'pairwise'"):
         ChowLiu().fit(data)
     pairwise = ChowLiu(missing="pairwise").fit(data)
     assert pairwise.total_weight_ == pytest.approx(mutual_info_score(a[100:], b[100:]))
@@ -342,7 +342,7 @@ def test_wrong_options_are_refused(options, message):
         ({"a": [1, 2], "b": [1]}, r"data: expected columns \[n\] of one length, got a: \(2,\), b: \(1,\)"),
         (np.empty((0, 2)), "data: expected at least one row, got none"),
         ({"a": [1.0, np.inf]}, "data: column 'a' has infinite values"),
-        ({"a": [1.0, 2.0], "b": [None, None]}, r"data: column 'b' has 2 missing value\(s\)"),
+        ({"a": [1.0, 2.0], "b": [None, None]}, "data: column 'b' has no values"),
     ],
 )
 def test_what_is_no_table_is_refused(data, message):
@@ -403,3 +403,50 @@ def test_a_data_frame_is_taken_by_its_columns():
     model = ChowLiu().fit(Frame())
     assert model.names_ == list(words())
     assert model.score(Frame()) == model.score(words(50))
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.2])
+@pytest.mark.parametrize("corrected", [False, True])
+def test_variables_of_thousands_of_states_are_measured_alike(missing, corrected):
+    """They are sorted, not multiplied: a matrix of all their states would be most of the memory."""
+    source = np.random.default_rng(0)
+    states = np.array([2, 2000, 3, 1500, 1])
+    codes = np.stack([source.integers(0, k, 3000) for k in states]).astype(np.int16)
+    codes[0] = codes[1] % 2
+    codes[source.random(codes.shape) < missing] = -1
+    pairs = DiscretePairs(codes, states, bias_correction=corrected)
+    assert [block.stop - block.start for block in pairs.blocks(5000)] == [1] * 5
+    np.testing.assert_allclose(assemble(pairs, 5000), reference(codes, corrected), atol=1e-12)
+
+
+def test_a_column_for_every_row_takes_no_square_of_the_rows():
+    """Two columns of 100,000 words each: a table of both would have 10^10 cells."""
+    names = np.arange(100_000)
+    model = ChowLiu(kind="discrete").fit({"a": names, "b": names[::-1], "c": names % 2})
+    assert model.total_weight_ == pytest.approx(np.log(100_000) + np.log(2))
+    with pytest.raises(ValueError, match=r"tabular: a table of .* states is too large"):
+        model.score({"a": names, "b": names, "c": names % 2})
+
+
+def test_what_pandas_calls_missing_is_missing():
+    class NAType:  # pandas' own refuses to be compared and asked
+        def __eq__(self, other):
+            return self
+
+        def __bool__(self):
+            raise TypeError("boolean value of NA is ambiguous")
+
+        __hash__ = None
+
+    gone = as_columns({"a": np.array(["u", NAType(), "v", np.nan, ""], object)})["a"]
+    assert is_missing(gone).tolist() == [False, True, False, True, True]
+    assert is_missing(np.array(["2024-01-01", "NaT"], "datetime64[D]")).tolist() == [False, True]
+
+
+def test_two_columns_of_one_name_are_refused():
+    class Frame:
+        def items(self):
+            return [("a", [1, 2]), ("a", [2, 1])]
+
+    with pytest.raises(ValueError, match="data: two columns are named 'a'"):
+        ChowLiu().fit(Frame())

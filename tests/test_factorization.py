@@ -4,8 +4,11 @@ import networkx as nx
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal, norm
+from sklearn.compose import make_column_transformer
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 from sklearn.tree import DecisionTreeRegressor
 
 from licm.causal.conditionals import Blend, Estimator, LinearGaussian, PointMass, Shifted, Tabular, as_conditional
@@ -228,3 +231,35 @@ def test_conditionals_refuse(make, message):
 def test_a_shift_of_a_table_moves_its_states():
     shifted = Shifted(Tabular([1.0, 0.0]), 1)
     assert shifted.sample(np.empty((5, 0)), draws()).tolist() == [1] * 5
+
+
+def test_classifiers_without_probabilities_are_refused():
+    graph, source = nx.DiGraph([("x", "k")]), draws()
+    x = source.normal(size=60)
+    model = CausalFactorization(graph, {"x": "linear_gaussian", "k": RidgeClassifier()})
+    with pytest.raises(ValueError, match="node 'k': estimator: RidgeClassifier has no predict_proba, which a density"):
+        model.fit({"x": x, "k": (x > 0).astype(int)})
+
+
+def test_an_estimator_sees_words_as_words_and_numbers_as_numbers():
+    """Among its parents both: a column transformer tells them apart."""
+    graph, source = nx.DiGraph([("k", "y"), ("x", "y")]), draws()
+    data = {"k": source.choice(["up", "down"], 3000), "x": source.normal(size=3000)}
+    data["y"] = 4 * (data["k"] == "up") + 3 * data["x"] + 0.1 * source.normal(size=3000)
+    regressor = make_pipeline(
+        make_column_transformer((OneHotEncoder(), [0]), remainder="passthrough"), LinearRegression()
+    )
+    model = CausalFactorization(graph, {"k": PointMass("up"), "x": "linear_gaussian", "y": regressor}).fit(data)
+    assert model.conditionals["y"].deviation == pytest.approx(0.1, rel=0.1)
+    assert model.do(k="down").sample(4000, source)["y"].mean() == pytest.approx(0, abs=0.2)
+    with pytest.raises(ValueError, match="node 'y': linear-Gaussian: expected numbers, got "):
+        CausalFactorization(graph, {"k": PointMass("up"), "x": "linear_gaussian", "y": "linear_gaussian"}).fit(data)
+    model = CausalFactorization(CHAIN, GAUSSIAN).do(a="high")
+    with pytest.raises(ValueError, match="node 'b': linear-Gaussian: expected numbers, got high"):
+        model.sample(3, source)
+
+
+def test_a_table_beyond_all_use_is_refused_before_it_fills_the_memory():
+    data = {"a": np.array([0, 10**9]), "b": np.array([1, 10**6])}
+    with pytest.raises(ValueError, match="node 'b': tabular: a table of 1000000001 x 1000001 states is too large"):
+        CausalFactorization(nx.DiGraph([("a", "b")]), {"a": PointMass(0), "b": "tabular"}).fit(data)

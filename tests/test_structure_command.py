@@ -82,11 +82,19 @@ def test_columns_that_do_not_vary_hang_on_with_no_weight(survey):
         (b"a,\n1,2\n", "bad.csv: column 2 has no name"),
         (b"a,b\n", "bad.csv: expected a line of names and at least one of values, got 1 line(s)"),
         (b"", "bad.csv: expected a line of names and at least one of values, got 0 line(s)"),
-        (b"a;b\n1;2\n", "bad.csv: expected at least two columns, got 1 (in CSV, commas are between them)"),
+        (
+            b"a b\n1 2\n",
+            "bad.csv: expected at least two columns, got 1 (in CSV, commas, semicolons or tabs are between",
+        ),
+        (b"a,b\n1,\0\n", "bad.csv: cannot be read: damaged, or not of the kind expected (it has null characters)"),
+        (
+            "größe,b\n1,2\n".encode("latin-1"),
+            "bad.csv: cannot be read: damaged, or not of the kind expected (expected text in UTF-8",
+        ),
         (b'a,b\n"1,2\n', "bad.csv: cannot be read: damaged, or not of the kind expected"),
         (b"\x89PNG\r\n\x1a\n\x00\x00", "bad.csv: cannot be read: damaged, or not of the kind expected"),
-        (b"a,b\n1,\n2,3\n", "column 'b' has 1 missing value(s); choose missing='pairwise'"),
-        (b"a,b\n1,NaN\n2,nan\n", "column 'b' has 2 missing value(s)"),
+        (b"a,b\n1,\n2,3\n", "column 'b' has 1 missing value(s); set missing to 'pairwise' or 'category'"),
+        (b"a,b\n1,NaN\n2,nan\n", "column 'b' has no values"),
         (b"a,b\n1,inf\n2,3\n", "column 'b' has infinite values"),
     ],
 )
@@ -127,6 +135,41 @@ def test_numbers_words_and_missing_values_of_csv(tmp_path):
     assert table["f"].tolist() == [1.5, 2, 1000]
     assert table["w"].tolist() == ["x", "", "z"]
     np.testing.assert_array_equal(table["gone"], [np.nan, 3, np.nan])
+
+
+@pytest.mark.parametrize(("separator", "point"), [(",", "."), (";", ","), (";", "."), ("\t", ".")])
+def test_tables_of_other_programs(tmp_path, separator, point):
+    """Semicolons and decimal commas as spreadsheets write them; tabs; a comma or semicolon within a name or a value."""
+    path = tmp_path / "t.csv"
+    rows = [["height (m)", '"a; or\nb, c"', "w"], [f"1{point}5", "x y", "u"], [f"-2{point}25", "x, z", "v"]]
+    if separator == ",":
+        rows[2][1] = '"x, z"'
+    path.write_text("\r\n".join(separator.join(row) for row in rows))
+    table = read_table(path)
+    assert list(table) == ["height (m)", "a; or b, c", "w"]
+    assert table["height (m)"].tolist() == [1.5, -2.25]
+    assert table["a; or b, c"].tolist() == ["x y", "x, z"]
+
+
+def test_a_column_that_numbers_the_rows_is_warned_of_unless_quiet(survey):
+    survey.write_text("id,a,b\n" + "\n".join(f"p{k},{k % 2},{k // 2 % 2}" for k in range(20)))
+    done = licm("structure", "survey.csv")
+    assert done.returncode == 0
+    assert done.stderr.startswith("licm: warning: column 'id' has 20 different values in 20 rows")
+    assert "leave it out" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    survey.write_text("id,a\n" + "\n".join(f"p{k % 10},{k % 2}" for k in range(20)))
+    assert licm("structure", "survey.csv").stderr == ""
+
+
+def test_strange_names_are_drawn_as_they_are(survey):
+    """No mathematics, no second line, and no warning of a script that the font lacks."""
+    survey.write_text(
+        '"$x_{$","a\nb",变量,' + "y" * 40 + "\n" + "\n".join(f"{k % 2},{k % 2},{k // 2},1" for k in range(8))
+    )
+    lines = run("survey.csv", "--bootstrap", 2).splitlines()
+    assert len(lines) == 6
+    assert {line.split("─ ")[-1].split("  ")[0] for line in lines[1:5]} == {"$x_{$", "a b", "变量", "y" * 23 + "…"}
 
 
 def test_parquet(tmp_path):

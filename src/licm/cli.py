@@ -360,6 +360,7 @@ def structure(
     """
     from licm.causal.structure import learn_structure, structure_text
 
+    log(quiet=quiet)
     method = "approximate" if approximate else "exact"
     options = {"kind": kind, "missing": missing, "root": root, "bias_correction": bias_correction, "method": method}
     record = learn_structure(table, out, bootstrap=bootstrap, seed=seed, **options)

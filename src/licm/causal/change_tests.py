@@ -5,6 +5,7 @@ whether the mechanism has no noise left, and says so; its p-value is then 0.
 """
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from scipy.stats import chi2
 
 _LEAST_EXPECTED = 5.0  # the usual rule for chi-squared tests of counts
 _NO_NOISE = 1e-12  # residuals below this share of the values are rounding
+_MOST_CELLS = 1 << 25  # of a table of counts, a quarter of a GB
 _INCREDIBLE = 1e-9  # what has less chance than this is no chance
 
 
@@ -83,12 +85,17 @@ def discrete_change(before: NDArray, parents_before: NDArray, after: NDArray, pa
         parents_before: States [n, p].
         after: States [m].
         parents_after: States [m, p].
+
+    Raises:
+        ValueError: If there are too many states to count.
     """
     values = np.unique(np.concatenate([before, after]), return_inverse=True)[1]
     rows = np.concatenate([parents_before, parents_after])
     stratum = np.unique(rows, axis=0, return_inverse=True)[1].ravel() if rows.shape[1] else np.zeros(len(values), int)
     side = np.repeat([0, 1], [len(before), len(after)])
     shape = (int(stratum.max()) + 1, 2, int(values.max()) + 1)
+    if prod(shape) > _MOST_CELLS:
+        raise ValueError(f"{shape[2]} values under {shape[0]} states of the parents are too many to count; join some")
     cells = np.ravel_multi_index((stratum, side, values), shape)
     counts = np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape).astype(float)
     if _was_set(counts[:, 0], counts[:, 1]) or _was_set(counts[:, 1], counts[:, 0]):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from licm.causal.change_tests import Change, discrete_change, holm, linear_gaussian_change
 from licm.causal.columns import Table, columns_of, is_continuous, is_words
+from licm.causal.equivalence import MAX_NODES, equivalence_class
 from licm.causal.factorization import check_graph
 
 
@@ -64,6 +65,18 @@ class ChangeReport:
         changed = set(self.changed)
         return [node for node in self.graph if node in (self.targets or ()) and node not in changed]
 
+    @property
+    def ties(self) -> list[nx.DiGraph] | None:
+        """The other graphs that tie, those of the interventional Markov equivalence class: no test tells them apart.
+
+        By the targets where they are known, else by what changed, had it been all and not more. None for graphs of more
+        than 6 nodes, whose classes are not listed.
+        """
+        if len(self.graph) > MAX_NODES:
+            return None
+        intervened = self.changed if self.targets is None else self.targets
+        return equivalence_class(self.graph, [intervened])[1:]
+
     def __str__(self) -> str:
         changed, width = set(self.changed), max(9, *(len(str(node)) for node in self.graph))
         lines = [f"{'mechanism':<{width}}  p (Holm)   verdict"]
@@ -74,6 +87,8 @@ class ChangeReport:
             elif node in self.missed:
                 verdict += ", though a target"
             lines.append(f"{node!s:<{width}}  {p_value:<9.2g}  {verdict}")
+        if self.ties is not None:
+            lines.append(_say_ties(self.ties, "what changed" if self.targets is None else "the targets"))
         return "\n".join(lines)
 
     def draw(self, path: str | Path) -> None:
@@ -85,6 +100,15 @@ class ChangeReport:
         from licm.causal.drawing import draw_changes
 
         draw_changes(self.graph, self.changed, path, hard=self.hard)
+
+
+def _say_ties(ties: list[nx.DiGraph], intervened: str) -> str:
+    if not ties:
+        return f"no other graph ties: alone in its interventional Markov equivalence class, given {intervened}"
+    drawn = [", ".join(f"{a} -> {b}" for a, b in sorted(graph.edges, key=str)) for graph in ties[:3]]
+    more = f"; and {len(ties) - 3} more" if len(ties) > 3 else ""
+    title = "one other graph ties" if len(ties) == 1 else f"{len(ties)} other graphs tie"
+    return f"{title}, no test tells them from this one, given {intervened}: {'; '.join(drawn)}{more}"
 
 
 def mechanism_changes(
@@ -158,18 +182,19 @@ def mechanism_change(
             raise ValueError(f"column {name!r} has words on one side and numbers on the other")
         continuous[name] = is_continuous(before[name]) or is_continuous(after[name])
     sides = before[node], after[node]
-    if continuous[node] or all(_stands_still(side) for side in sides):
-        columns = [_regressors(before[parent], after[parent], continuous[parent]) for parent in parents]
-        try:
-            return linear_gaussian_change(*_by_side(sides, columns))
-        except ValueError as error:
-            raise ValueError(f"node {node!r}: {error}") from None
+    gaussian = continuous[node] or all(_stands_still(side) for side in sides)
     wrong = [parent for parent in parents if continuous[parent]]
-    if wrong:
+    if wrong and not gaussian:
         raise ValueError(
             f"node {node!r} is discrete and its parent {wrong[0]!r} continuous: put the parent in bins first"
         )
-    return discrete_change(*_by_side(sides, [_states(before[parent], after[parent]) for parent in parents]))
+    try:
+        if gaussian:
+            columns = [_regressors(before[parent], after[parent], continuous[parent]) for parent in parents]
+            return linear_gaussian_change(*_by_side(sides, columns))
+        return discrete_change(*_by_side(sides, [_states(before[parent], after[parent]) for parent in parents]))
+    except ValueError as error:
+        raise ValueError(f"node {node!r}: {error}") from None
 
 
 def _stands_still(column: NDArray) -> bool:
@@ -186,6 +211,8 @@ def _regressors(before: NDArray, after: NDArray, continuous: bool) -> NDArray:
     if continuous:
         return np.concatenate([before, after])
     states = _states(before, after)
+    if states.max() + 2 > min(len(before), len(after)):  # nothing would be left for the noise
+        raise ValueError(f"a parent has {states.max() + 1} different words or numbers, too many for the observations")
     return states[:, None] == np.arange(1, states.max() + 1)
 
 

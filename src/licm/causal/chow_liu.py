@@ -3,6 +3,7 @@
 It is the maximum spanning tree when an edge weighs the mutual information of its ends (Chow and Liu, 1968).
 """
 
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, Self, get_args
@@ -32,6 +33,8 @@ from licm.checks import unknown_name
 from licm.seeding import derive_seed
 
 Method = Literal["exact", "approximate"]
+logger = logging.getLogger(__name__)
+_FEW_STATES = 8  # of which no one needs to be warned, however few the rows
 
 
 class ChowLiu:
@@ -97,7 +100,8 @@ class ChowLiu:
         self.sketch_rows, self.neighbours = sketch_rows, neighbours
 
     def fit(self, data: Table | ArrayLike, *, names: Sequence[Hashable] | None = None) -> Self:
-        """Finds the tree.
+        """Finds the tree. Logs a warning of a discrete column most of whose values occur once: it shares information
+        with every other by chance, and no bias correction takes that off.
 
         Args:
             data: Columns [n] by name, or an array [n, d]; NaN, None or an empty string is a missing value.
@@ -108,11 +112,11 @@ class ChowLiu:
                 go with the data.
         """
         columns = as_columns(data, names)
-        if self.missing == "refuse":
-            refuse_missing(columns)
         for name, column in columns.items():
             if is_missing(column).all():
                 raise ValueError(f"data: column {name!r} has no values")
+        if self.missing == "refuse":
+            refuse_missing(columns)
         self.names_: list[Any] = list(columns)
         self.kind_ = choose_kind(columns, self.kind)
         if self.root is not None and self.root not in columns:
@@ -238,10 +242,18 @@ class ChowLiu:
                 raise ValueError("missing: gaussian data have no categories; choose 'pairwise' or kind='mixed'")
             return
         mixed = self.kind_ == "mixed"
-        for column in columns.values():
+        for name, column in columns.items():
             bins = self.bins if mixed and is_continuous(column) else None
             missing_state = self.missing == "category" and bool(is_missing(column).any())
             self._codings.append(make_coding(column, bins=bins, missing_state=missing_state))
+            if self._codings[-1].num_states > max(len(column) / 2, _FEW_STATES):
+                logger.warning(
+                    "warning: column %r has %d different values in %d rows and seems to tell all others, "
+                    "as a row's number would: leave it out, or put its values in classes",
+                    name,
+                    self._codings[-1].num_states,
+                    len(column),
+                )
 
     def _code(self, columns: Mapping[Any, NDArray]) -> NDArray:
         """States [d, n] of the smallest integer type, or Gaussian values [d, n]."""

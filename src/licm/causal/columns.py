@@ -23,13 +23,17 @@ def as_columns(data: Table | ArrayLike, names: Sequence[Hashable] | None = None)
         names: Of the columns of an array; x0, x1, ... by default.
 
     Raises:
-        ValueError: If there is no column or no row, columns differ in length, a value is infinite, or `names` do not
-            fit.
+        ValueError: If there is no column or no row, columns differ in length or share a name, a value is infinite, or
+            `names` do not fit.
     """
     if hasattr(data, "items"):
         if names is not None:
             raise ValueError("names: are those of the mapping, got both")
-        columns = {name: _as_array(column) for name, column in data.items()}
+        columns = {}
+        for name, column in data.items():
+            if name in columns:  # a data frame may have it twice
+                raise ValueError(f"data: two columns are named {name!r}")
+            columns[name] = _as_array(column)
     else:
         array = np.asarray(data)
         if array.ndim != 2:
@@ -95,8 +99,16 @@ def is_missing(column: NDArray) -> NDArray[np.bool_]:
     if column.dtype.kind == "f":
         return np.isnan(column)
     if column.dtype.kind == "O":
-        return np.array([value is None or value == "" or value != value for value in column], bool)
+        return np.array([_is_nothing(value) for value in column], bool)
+    if column.dtype.kind in "mM":
+        return np.isnat(column)
     return column == "" if column.dtype.kind == "U" else np.zeros(len(column), bool)
+
+
+def _is_nothing(value: Any) -> bool:
+    if value is None or isinstance(value, str):
+        return not value
+    return type(value).__name__ in ("NAType", "NaTType") or value != value  # pandas' own cannot be asked
 
 
 def is_continuous(column: NDArray) -> bool:
@@ -214,5 +226,5 @@ def refuse_missing(columns: Mapping[Any, NDArray]) -> None:
         if count:
             raise ValueError(
                 f"data: column {name!r} has {count} missing value(s); "
-                "choose missing='pairwise' or missing='category', or leave them out"
+                "set missing to 'pairwise' or 'category', or leave them out"
             )

@@ -5,6 +5,7 @@ graph's nodes.
 """
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -15,6 +16,7 @@ from licm.checks import unknown_name
 
 Floats = NDArray[np.float64]
 _LOG_2PI = float(np.log(2 * np.pi))
+_MOST_CELLS = 1 << 26  # of a table, half a GB
 
 
 class Conditional(Protocol):
@@ -65,15 +67,23 @@ class Tabular:
         return None if self.table is None else np.ndim(self.table) - 1
 
     def fit(self, values: NDArray, parents: NDArray) -> Self:
-        """Returns a copy with the relative frequencies of values [n] given parents [n, m]."""
+        """Returns a copy with the relative frequencies of values [n] given parents [n, m].
+
+        Raises:
+            ValueError: If these are not states, `parent_states` does not fit, or the table would be too large.
+        """
         columns = [_as_states(column, None) for column in [*parents.T, values]]
         chosen = (*(self.parent_states or [None] * (len(columns) - 1)), self.num_states)
         if len(chosen) != len(columns):
             raise ValueError(f"parent_states: expected {len(columns) - 1} numbers, got {len(chosen) - 1}")
         shape = tuple(int(column.max()) + 1 if states is None else states for states, column in zip(chosen, columns))
         columns = [_as_states(column, states) for column, states in zip(columns, shape)]
+        if prod(shape) > _MOST_CELLS:
+            raise ValueError(
+                f"tabular: a table of {' x '.join(map(str, shape))} states is too large; join some of them"
+            )
         flat = np.ravel_multi_index(tuple(columns), shape)
-        counts = np.bincount(flat, minlength=int(np.prod(shape))).reshape(shape) + self.pseudo_count
+        counts = np.bincount(flat, minlength=prod(shape)).reshape(shape) + self.pseudo_count
         total = counts.sum(axis=-1, keepdims=True)
         return replace(self, table=np.where(total > 0, counts / np.where(total > 0, total, 1), 1 / shape[-1]))
 
@@ -136,8 +146,10 @@ class LinearGaussian:
         """Returns a copy fitted by maximum likelihood (least squares).
 
         Raises:
-            ValueError: If nothing is left to be noise: the values are constant or an exact function of the parents.
+            ValueError: If there are words, or nothing is left to be noise: the values are constant or an exact function
+                of the parents.
         """
+        values, parents = _as_numbers(values), _as_numbers(parents)
         design = np.column_stack([np.ones(len(values)), parents])
         coefficients, *_ = np.linalg.lstsq(design, values, rcond=None)
         deviation = float(np.sqrt(np.mean((values - design @ coefficients) ** 2)))
@@ -147,14 +159,22 @@ class LinearGaussian:
 
     def log_density(self, values: NDArray, parents: NDArray) -> Floats:
         """Returns log densities in nats, [n]."""
-        return _log_normal(values, self._mean(parents), self.deviation)
+        return _log_normal(_as_numbers(values), self._mean(parents), self.deviation)
 
     def sample(self, parents: NDArray, draws: Generator) -> NDArray:
         """Returns one value for each row of parents, [n]."""
         return self._mean(parents) + self.deviation * draws.standard_normal(len(parents))
 
     def _mean(self, parents: NDArray) -> Floats:
-        return self.intercept + parents @ _fitted(self.weights)
+        return self.intercept + _as_numbers(parents) @ _fitted(self.weights)
+
+
+def _as_numbers(values: NDArray) -> NDArray:
+    values = np.asarray(values)
+    if values.dtype.kind not in "biuf":
+        first = values.ravel()[0] if values.size else values
+        raise ValueError(f"linear-Gaussian: expected numbers, got {first!s}")
+    return values
 
 
 def _log_normal(values: NDArray, mean: Floats, deviation: float) -> Floats:
@@ -185,10 +205,15 @@ class Estimator:
         """Returns a copy with a fitted clone.
 
         Raises:
-            ValueError: If there are no parents to predict from.
+            ValueError: If there are no parents to predict from, or a classifier gives no probabilities.
         """
-        from sklearn.base import clone
+        from sklearn.base import clone, is_classifier
 
+        if is_classifier(self.estimator) and not self._classifies:
+            name = type(self.estimator).__name__
+            raise ValueError(
+                f"estimator: {name} has no predict_proba, which a density needs; CalibratedClassifierCV adds it"
+            )
         if parents.shape[1] == 0:
             raise ValueError("estimator: needs at least one parent; give a node without parents a table or a Gaussian")
         fitted = clone(self.estimator).fit(parents, values)

@@ -3,7 +3,8 @@
 Each mechanism is a module of its own: an intervention replaces one and leaves the others as they are, object by object.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import networkx as nx
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from licm.causal.columns import Table, columns_of
+from licm.causal.columns import Table, columns_of, is_words
 from licm.causal.conditionals import Blend, Conditional, PointMass, Shifted, as_conditional
 from licm.checks import unknown_name
 
@@ -76,10 +77,8 @@ class CausalFactorization:
         columns = columns_of(self.nodes, data)
         fitted = {}
         for node, conditional in self.conditionals.items():
-            try:
+            with _naming(node):
                 fitted[node] = conditional.fit(columns[node], self._matrix(node, columns))
-            except ValueError as error:
-                raise ValueError(f"node {node!r}: {error}") from error
         return CausalFactorization(self.graph, fitted)
 
     def log_density(self, data: Table) -> NDArray[np.float64]:
@@ -100,10 +99,11 @@ class CausalFactorization:
             ValueError: If a node has no column or values are missing.
         """
         columns = columns_of(self.nodes, data)
-        return {
-            node: conditional.log_density(columns[node], self._matrix(node, columns))
-            for node, conditional in self.conditionals.items()
-        }
+        terms = {}
+        for node, conditional in self.conditionals.items():
+            with _naming(node):
+                terms[node] = conditional.log_density(columns[node], self._matrix(node, columns))
+        return terms
 
     def sample(self, count: int, draws: Generator) -> dict[Any, NDArray]:
         """Draws from the density, parents before children.
@@ -116,14 +116,14 @@ class CausalFactorization:
             A column [count] for each node.
 
         Raises:
-            ValueError: If `count` is below 1.
+            ValueError: If `count` is below 1, or a mechanism cannot do with what its parents give.
         """
         if count < 1:
             raise ValueError(f"count: expected at least 1, got {count}")
         columns: dict[Any, NDArray] = {}
         for node, conditional in self.conditionals.items():
-            parents = [columns[parent] for parent in self.parents(node)]
-            columns[node] = conditional.sample(np.column_stack(parents) if parents else np.empty((count, 0)), draws)
+            with _naming(node):
+                columns[node] = conditional.sample(self._matrix(node, columns, count), draws)
         return columns
 
     def do(self, values: Mapping[Any, float] | None = None, **named: float) -> "CausalFactorization":
@@ -195,9 +195,24 @@ class CausalFactorization:
             raise ValueError(unknown_name("node", node, [str(name) for name in self.nodes]))
         return node
 
-    def _matrix(self, node: Hashable, columns: Mapping[Any, NDArray]) -> NDArray:
+    def _matrix(self, node: Hashable, columns: Mapping[Any, NDArray], count: int | None = None) -> NDArray:
+        """The columns of a node's parents, [n, m]: objects where some are words, so that numbers stay numbers."""
         parents = [columns[parent] for parent in self.parents(node)]
-        return np.column_stack(parents) if parents else np.empty((len(columns[node]), 0))
+        if not parents:
+            return np.empty((len(columns[node]) if count is None else count, 0))
+        mixed = len({is_words(column) for column in parents}) > 1
+        return np.column_stack([column.astype(object) for column in parents] if mixed else parents)
+
+
+@contextmanager
+def _naming(node: Hashable) -> Iterator[None]:
+    """Says in an error whose mechanism it is about; scikit-learn's own kinds of error stay what they are."""
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is not ValueError:
+            raise
+        raise ValueError(f"node {node!r}: {error}") from error
 
 
 def check_graph(graph: nx.DiGraph) -> nx.DiGraph:

@@ -19,6 +19,7 @@ Floats = NDArray[np.float64]
 
 _ROWS_AT_A_TIME = 8192
 _CELLS_AT_A_TIME = 1 << 22
+_WIDE = 1024  # states; the joint counts of more are mostly zeros, and are sorted instead of multiplied
 
 
 class PairScores(Protocol):
@@ -62,6 +63,7 @@ class DiscretePairs:
         self._bias_correction = bias_correction
         # State 0 is what is left over; a constant variable gets one state that never occurs.
         self._width = np.maximum(num_states - 1, 1)
+        self._wide = np.asarray(num_states) > _WIDE
         counts = np.arange(self.num_rows + 1, dtype=float)
         self._table = counts * np.log(np.maximum(counts, 1))
         if bias_correction:
@@ -81,10 +83,13 @@ class DiscretePairs:
         return self._codes.shape[1]
 
     def blocks(self, width: int) -> list[slice]:
-        """Returns consecutive blocks of variables with together at most `width` indicator columns."""
+        """Returns consecutive blocks of variables with together at most `width` indicator columns.
+
+        A variable of more than 1,024 states is a block of its own.
+        """
         blocks, start, used = [], 0, 0
-        for index, needed in enumerate(self._width.tolist()):
-            if used and used + needed > width:
+        for index, (needed, alone) in enumerate(zip(self._width.tolist(), self._wide.tolist())):
+            if used and (used + needed > width or alone or self._wide[index - 1]):
                 blocks.append(slice(start, index))
                 start, used = index, 0
             used += needed
@@ -92,6 +97,9 @@ class DiscretePairs:
 
     def tile(self, rows: slice, cols: slice) -> Floats:
         """Returns the mutual information, in nats, of a block of variables with another, [len(rows), len(cols)]."""
+        if self._wide[rows].any() or self._wide[cols].any():
+            first, second = np.meshgrid(np.arange(self.size)[rows], np.arange(self.size)[cols], indexing="ij")
+            return self.pairs(first.ravel(), second.ravel()).reshape(first.shape)
         starts = self._starts(rows), self._starts(cols)
         sizes = int(self._width[rows].sum()), int(self._width[cols].sum())
         if not self._missing:
@@ -106,9 +114,17 @@ class DiscretePairs:
 
     def pairs(self, first: Ints, second: Ints) -> Floats:
         """Returns the mutual information of chosen pairs, in nats, [m], from their tables of counts."""
-        step = max(1, _CELLS_AT_A_TIME // max(self.num_rows, int(self._num_states.max()) ** 2))
-        parts = [self._some_pairs(first[at : at + step], second[at : at + step]) for at in range(0, len(first), step)]
-        return np.concatenate([np.empty(0), *parts])
+        found = np.empty(len(first))
+        wide = self._wide[first] | self._wide[second]
+        for place in np.flatnonzero(wide):
+            found[place] = self._sorted_pair(int(first[place]), int(second[place]))
+        others = np.flatnonzero(~wide)
+        most = int(self._num_states[~self._wide].max(initial=1))
+        step = max(1, _CELLS_AT_A_TIME // max(self.num_rows, most**2))
+        for at in range(0, len(others), step):
+            some = others[at : at + step]
+            found[some] = self._some_pairs(first[some], second[some])
+        return found
 
     def some_rows(self, rows: Ints) -> "DiscretePairs":
         """Returns the same on a choice of observations."""
@@ -124,6 +140,16 @@ class DiscretePairs:
         total = joint.sum((1, 2))
         information = look(joint).sum((1, 2)) - look(joint.sum(1)).sum(1) - look(joint.sum(2)).sum(1) + look(total)
         return information / np.maximum(total, 1)
+
+    def _sorted_pair(self, first: int, second: int) -> float:
+        """The same for one pair, from the cells that occur alone: at most one a row, however many states there are."""
+        left, right = self._codes[first].astype(np.intp), self._codes[second].astype(np.intp)
+        known = (left >= 0) & (right >= 0)
+        left, right = left[known], right[known]
+        joint = np.unique(left * int(self._num_states[second]) + right, return_counts=True)[1]
+        look = self._table.take
+        alone = look(np.bincount(left)).sum() + look(np.bincount(right)).sum() if len(left) else 0.0
+        return float(look(joint).sum() - alone + look(len(left))) / max(len(left), 1)
 
     def _starts(self, block: slice) -> Ints:
         width = self._width[block]

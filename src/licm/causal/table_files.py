@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,16 @@ from numpy.typing import NDArray
 
 from licm.reading import read_content, refuse
 
+_SEPARATORS = ",;\t"  # the first of equals
 MISSING_WORDS = frozenset({"", "na", "nan", "null", "none", "?"})
 
 
 def read_table(path: str | Path) -> dict[str, NDArray]:
     """Reads named columns from a file, numbers as numbers.
 
-    A CSV file has names in its first row. A column is of integers or of fractions where all its values are; missing
-    values (empty, NA, NaN, null, None or ?) become NaN there, and empty strings in a column of words.
+    A CSV file has names in its first row; between values are commas, or else semicolons (numbers then may have decimal
+    commas) or tabs, whichever part that row into most. A column is of integers or of fractions where all its values
+    are; missing values (empty, NA, NaN, null, None or ?) become NaN there, and empty strings in a column of words.
 
     Args:
         path: Ends in .csv or .parquet.
@@ -39,15 +42,23 @@ def read_table(path: str | Path) -> dict[str, NDArray]:
         if name in names[:index]:
             raise ValueError(f"{path}: two columns are named {name!r}")
     if len(names) < 2:
-        raise ValueError(f"{path}: expected at least two columns, got {len(names)} (in CSV, commas are between them)")
+        raise ValueError(
+            f"{path}: expected at least two columns, got {len(names)} "
+            "(in CSV, commas, semicolons or tabs are between them)"
+        )
     return dict(zip(names, columns))
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[NDArray]]:
     try:
-        reader = csv.reader(io.StringIO(read_content(path).decode("utf-8-sig"), newline=""), strict=True)
-        rows = [(reader.line_num, row) for row in reader if row]
-    except (UnicodeDecodeError, csv.Error) as error:
+        text = read_content(path).decode("utf-8-sig")
+        if "\0" in text:
+            raise ValueError("it has null characters")
+        separator = max(_SEPARATORS, key=lambda each: _num_names(text, each))
+        rows = list(_csv_rows(text, separator))
+    except UnicodeDecodeError as error:
+        refuse(path, ValueError(f"expected text in UTF-8, {error.reason} at byte {error.start}"))
+    except (ValueError, csv.Error) as error:
         refuse(path, error)
     if len(rows) < 2:
         raise ValueError(f"{path}: expected a line of names and at least one of values, got {len(rows)} line(s)")
@@ -56,15 +67,31 @@ def _read_csv(path: Path) -> tuple[list[str], list[NDArray]]:
         if len(row) != width:
             raise ValueError(f"{path}: line {line} has {len(row)} values, the first has {width} names")
     columns = zip(*(row for _, row in rows[1:]))
-    return [name.strip() for name in rows[0][1]], [_numbers(np.array(column)) for column in columns]
+    names = [" ".join(name.split()) for name in rows[0][1]]
+    return names, [_numbers(np.array(column), decimal_comma=separator == ";") for column in columns]
 
 
-def _numbers(column: NDArray) -> NDArray:
+def _num_names(text: str, separator: str) -> int:
+    """How many names the first row has if they are parted so; 0 if it cannot be read so."""
+    try:
+        return len(next(_csv_rows(text, separator), (0, []))[1])
+    except csv.Error:
+        return 0
+
+
+def _csv_rows(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows that are not empty, each with the number of its last line."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    return ((reader.line_num, row) for row in reader if row)
+
+
+def _numbers(column: NDArray, *, decimal_comma: bool = False) -> NDArray:
     """A column of words as numbers where it is one."""
     column = np.char.strip(column)
     missing = np.isin(np.char.lower(column), list(MISSING_WORDS))
+    digits = np.char.replace(column, ",", ".") if decimal_comma else column
     try:
-        values = np.where(missing, "nan", column).astype(float)
+        values = np.where(missing, "nan", digits).astype(float)
     except ValueError:
         return np.where(missing, "", column)
     if missing.any() or not np.isfinite(values).all() or (values != np.round(values)).any():

@@ -214,16 +214,29 @@ def restore_images(run: Run, images: Tensor, *, routed: bool = False) -> tuple[T
 
 
 @torch.no_grad()
-def _restore_routed(run: Run, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def route_images(run: Run, images: Tensor) -> Tensor:
+    """Says which expert the run's router would ask about each image of [n, c, h, w] in [0, 1]: int64 [n], on the CPU.
+
+    Raises:
+        TypeError: If the images are not a floating-point tensor.
+        ValueError: If they are not a batch in [0, 1] with D's channels, or the run has no router.
+    """
     if run.competition.routing is None:
         raise ValueError("this run has no router: train one with router.enabled")
     check_images(images, "images", channels=run.discriminator.channels)
-    winners = torch.cat([run.competition.routing.router(part).argmax(dim=1) for part in images.split(64)])
+    router = run.competition.routing.router
+    moved = images.to(run.device, memory_format=torch.channels_last)
+    return torch.cat([router(part).argmax(dim=1) for part in moved.split(64)]).cpu()
+
+
+@torch.no_grad()
+def _restore_routed(run: Run, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    winners = route_images(run, images)
     parts = zip(images.split(256), winners.split(256))
-    restored = torch.cat([run.experts.restore(part, chosen) for part, chosen in parts])
-    own = torch.cat([run.discriminator(part) for part in restored.split(64)]).sigmoid()
+    restored = torch.cat([run.experts.restore(part, chosen.to(run.device)) for part, chosen in parts])
+    own = torch.cat([run.discriminator(part) for part in restored.split(64)]).sigmoid().cpu()
     scores = own.new_zeros(len(run.experts), len(images)).scatter(0, winners[None], own[None])
-    return scores.cpu(), winners.cpu(), restored.cpu().contiguous()
+    return scores, winners, restored.cpu().contiguous()
 
 
 def save_run(run: Run, folder: Path) -> None:

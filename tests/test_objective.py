@@ -109,9 +109,7 @@ def test_the_attended_are_drawn_by_their_attention():
     assert (counts - 10_000 * probabilities).abs().max() < 6 * 50
     assert counts[1] == 0
     winners = choose_winners(LOGITS)
-    assert draw_attended(attention("winner_weighted", LOGITS, torch.ones_like(LOGITS)), generator(0, "test")).equal(
-        winners
-    )
+    assert draw_attended(attention("winner_weighted", LOGITS, torch.ones_like(LOGITS)), generator(0, "test")).equal(winners)
 
 
 def test_discriminator_loss_known_answer():

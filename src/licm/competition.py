@@ -17,7 +17,6 @@ learn the mechanisms themselves from what their experts won. Through them an out
 cycle error |F_j(E_j(x')) - x'|^2 of Zhu et al., ICCV 2017), and by them ties are settled.
 """
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,15 +26,7 @@ from torch import Generator, Tensor
 
 from licm.checks import check_images
 from licm.models import Discriminator, ExpertBank, score_matrix
-from licm.objective import (
-    Objective,
-    choose_outputs,
-    choose_winners,
-    discriminator_loss,
-    gradient_penalty,
-    output_weights,
-)
-from licm.parallel import in_groups
+from licm.objective import Objective, choose_outputs, choose_winners, discriminator_loss, gradient_penalty, output_weights
 from licm.routing import RouterCheck, Routing
 
 USUAL = 0.98  # decay of the moving average of an expert's cycle error, by steps in which it is in a tie
@@ -180,33 +171,23 @@ class Competition:
         graph of the full batch. Without it, the winners alone are transformed again.
         """
         self.bank.train()
-        keeps_graph = self.bank.uses_batch_statistics
-
-        def transform(experts: Sequence[int]) -> dict[int, Tensor]:
-            outputs = {}
-            with torch.set_grad_enabled(keeps_graph):
-                for j in experts:
-                    if keeps_graph or asked[j].all():
-                        outputs[j] = self.bank[j](transformed)
-                    else:
-                        outputs[j] = torch.zeros_like(transformed)
-                        outputs[j][asked[j]] = self.bank[j](transformed[asked[j]])
+        if self.bank.uses_batch_statistics:
+            return self.bank(transformed)
+        with torch.no_grad():
+            if asked.all():
+                return self.bank(transformed)
+            outputs = [torch.zeros_like(transformed) for _ in self.bank]
+            for expert, output, chosen in zip(self.bank, outputs, asked):
+                if chosen.any():
+                    output[chosen] = expert(transformed[chosen])
             return outputs
-
-        outputs = _merged(in_groups(transform, range(len(self.bank)), transformed.device))
-        return [outputs[j] for j in range(len(self.bank))]
 
     @torch.no_grad()
     def _score(self, outputs: list[Tensor], asked: Tensor) -> Tensor:
         """D's logits of the outputs, [N', n], a batch at a time; minus infinity for who was not asked."""
-        batches = torch.stack(outputs)[asked].split(asked.shape[1])
-
-        def score(indices: Sequence[int]) -> dict[int, Tensor]:
-            return {index: self.discriminator(batches[index]) for index in indices}
-
-        scored = _merged(in_groups(score, range(len(batches)), asked.device))
         logits = torch.full(asked.shape, -torch.inf, device=asked.device)
-        logits[asked] = torch.cat([scored[index] for index in range(len(batches))])
+        packed = torch.stack(outputs)[asked]
+        logits[asked] = torch.cat([self.discriminator(part) for part in packed.split(asked.shape[1])])
         return logits
 
     def _update_discriminator(
@@ -258,34 +239,24 @@ class Competition:
         self, transformed: Tensor, outputs: list[Tensor], winners: Tensor
     ) -> tuple[float, float | None]:
         wins = {int(j): winners == j for j in winners.unique()}
-
-        def learn(experts: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-            images = {j: transformed[wins[j]] for j in experts}
-            if self.bank.uses_batch_statistics:
-                won = {j: outputs[j][wins[j]] for j in experts}
-            else:
-                won = {j: self.bank[j](images[j]) for j in experts}
-            losses = F.softplus(-self.discriminator(torch.cat(list(won.values()))))
-            total = loss = torch.stack([own.mean() for own in losses.split([len(won[j]) for j in experts])]).sum()
-            error = None
-            if self.forward is not None:
-                told = {j: self.forward[j](won[j] if self.cycle_pulls else won[j].detach()) for j in experts}
-                error = torch.stack([F.mse_loss(told[j], images[j]) for j in experts]).sum()
-                total = loss + self.cycle_weight * error
-            total.backward()
-            return loss.detach(), None if error is None else error.detach()
-
-        self.expert_optimizer.zero_grad(set_to_none=True)
+        if self.bank.uses_batch_statistics:
+            won = {j: outputs[j][mask] for j, mask in wins.items()}
+        else:
+            won = {j: self.bank[j](transformed[mask]) for j, mask in wins.items()}
         self.discriminator.requires_grad_(False)  # the gradient passes through D to the experts
-        losses, errors = zip(*in_groups(learn, list(wins), transformed.device))
+        losses = F.softplus(-self.discriminator(torch.cat(list(won.values()))))
         self.discriminator.requires_grad_(True)
+        total = loss = torch.stack([own.mean() for own in losses.split([len(each) for each in won.values()])]).sum()
+        cycle_error = None
+        if self.forward is not None:
+            told = {j: each if self.cycle_pulls else each.detach() for j, each in won.items()}
+            errors = [F.mse_loss(self.forward[j](told[j]), transformed[mask]) for j, mask in wins.items()]
+            total = loss + self.cycle_weight * torch.stack(errors).sum()
+            cycle_error = torch.stack(errors).mean().item()
+        self.expert_optimizer.zero_grad(set_to_none=True)
+        total.backward()
         self.expert_optimizer.step()
-        cycle_error = None if self.forward is None else torch.stack(errors).sum().item() / len(wins)
-        return torch.stack(losses).sum().item() / len(wins), cycle_error
-
-
-def _merged(parts: Iterable[dict[int, Tensor]]) -> dict[int, Tensor]:
-    return {key: value for part in parts for key, value in part.items()}
+        return loss.item() / len(won), cycle_error
 
 
 @torch.no_grad()

@@ -291,7 +291,10 @@ def make_page(record: dict[str, Any]) -> str:
             exact, by_router = row["images_per_second"]["exact"], row["images_per_second"]["routed"]
             cells = f"{exact:.0f} | {by_router:.0f} | {by_router / exact:.1f}"
             lines.append(f"| {row['threads']} | {row['batch']} | {cells} |")
-        lines += ["", "Mean share of test images for which the router names the winner of the exact competition, over the"]
+        lines += [
+            "",
+            "Mean share of test images for which the router names the winner of the exact competition, over the",
+        ]
         lines += [f"seeds of [the core results](core.md): {record['router_agreement_10']:.4f}."]
     if "peak_rss_mb" in record:
         lines += ["", f"Peak memory of a training of `default`: {record['peak_rss_mb']:.0f} MB."]

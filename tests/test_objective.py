@@ -108,8 +108,8 @@ def test_the_attended_are_drawn_by_their_attention():
     # Standard deviation of a count below 50; six of them.
     assert (counts - 10_000 * probabilities).abs().max() < 6 * 50
     assert counts[1] == 0
-    winners = choose_winners(LOGITS)
-    assert draw_attended(attention("winner_weighted", LOGITS, torch.ones_like(LOGITS)), generator(0, "test")).equal(winners)
+    to_winners = attention("winner_weighted", LOGITS, torch.ones_like(LOGITS))
+    assert draw_attended(to_winners, generator(0, "test")).equal(choose_winners(LOGITS))
 
 
 def test_discriminator_loss_known_answer():

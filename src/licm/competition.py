@@ -26,7 +26,14 @@ from torch import Generator, Tensor
 
 from licm.checks import check_images
 from licm.models import Discriminator, ExpertBank, score_matrix
-from licm.objective import Objective, choose_outputs, choose_winners, discriminator_loss, gradient_penalty, output_weights
+from licm.objective import (
+    Objective,
+    choose_outputs,
+    choose_winners,
+    discriminator_loss,
+    gradient_penalty,
+    output_weights,
+)
 from licm.routing import RouterCheck, Routing
 
 USUAL = 0.98  # decay of the moving average of an expert's cycle error, by steps in which it is in a tie

@@ -121,8 +121,24 @@ def test_experts_with_batch_statistics_cannot_be_routed():
         Competition(competition.bank, competition.discriminator, routing=make_routing(3, proposals=1))
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {},
+            "router.proposals: experts with batch normalisation need the whole batch: set experts.normal",
+        ),
+        ({"router.enabled": False}, "router.proposals needs router.enabled"),
+    ],
+)
+def test_settings_that_do_not_go_with_proposals(settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_config(overrides={"router.proposals": 3, **settings})
+
+
 def test_a_saved_router_goes_on_as_it_would_have(tmp_path):
     overrides = {"num_experts": 3, "router.proposals": 1, "router.trusted_from": 0.0, "experts.width": 4}
+    overrides["experts.normalization"] = "layer"
     run = build_run(make_config(overrides=overrides), channels=1, image_size=12)
     files.create_run(tmp_path / "run", run.config)
     step(run.competition)

@@ -183,6 +183,14 @@ class Config(_Section):
             raise ValueError("identity.start 'analytic' is for the experts of this library, not for one's own")
         if self.router.proposals > 0 and not self.router.enabled:
             raise ValueError("router.proposals needs router.enabled")
+        if self.router.proposals > 0 and (self.experts.architecture, self.experts.normalization) == (
+            "convolutional",
+            "batch",
+        ):
+            raise ValueError(
+                "router.proposals: experts with batch normalisation need the whole batch: "
+                "set experts.normalization to layer"
+            )
         return self
 
 

@@ -33,6 +33,9 @@ class DataConfig(_Section):
     transformed: _Path | None = Field(None, description="a path to transformed images of one's own")
     channels: Literal[1, 3] | None = Field(None, description="grey or colour, of image folders; None: as they are")
     image_size: int | None = Field(None, ge=8, le=4096, description="pad with black to this size; None: as they are")
+    crop_size: int | None = Field(
+        None, ge=8, le=4096, description="train on random crops of this size of one's own images, of any sizes"
+    )
     fresh_mixture: bool = Field(False, description="draw the mechanism of each image anew at each step")
     mechanism_weights: tuple[float, ...] | None = Field(
         None, description="relative frequency of each mechanism in the mixture; None: equal"

@@ -29,6 +29,10 @@ class Expert(nn.Module):
     shift-equivariant up to the zero padding: it cannot turn or flip an image, for which `coordinates`
     (two more input channels with y and x in [-1, 1]) and `dilations` (a wider view) are there.
 
+    `is_local` says that in evaluation mode an output pixel depends on nothing else: an image can then go through in
+    tiles that overlap by the radius, with the same result. Coordinates, which tell where in the whole image a pixel
+    is, take that away, and so would a normalisation over the whole image.
+
     Args:
         channels: c, of input and output.
         width: Filters of each hidden convolution.
@@ -77,6 +81,7 @@ class Expert(nn.Module):
         self.head = head
         self.coordinates = coordinates
         self.receptive_radius = sum(dilations)
+        self.is_local = not coordinates
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the expert's output, [n, c, h, w] in [0, 1]."""

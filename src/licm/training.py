@@ -311,7 +311,7 @@ def _check_data(data: TrainingData, config: Config) -> None:
         check_images(images, name)
         if images.shape[-1] != images.shape[-2]:
             raise ValueError(f"{name}: expected square images, got {images.shape[-2]}x{images.shape[-1]} px")
-        if len(images) < config.training.batch_size:
+        if len(images) < config.training.batch_size and data.heaps is None:
             raise ValueError(
                 f"{name}: {len(images)} images are fewer than training.batch_size, {config.training.batch_size}; "
                 "give more images or set a smaller batch_size"

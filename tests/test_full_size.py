@@ -5,7 +5,16 @@ import torch
 from torch import nn
 
 from licm.competition import compete
-from licm.full_size import MAX_CROPS, apply_expert, crop_places, mean_scores, reach_of, restore_full_size, spread
+from licm.full_size import (
+    MAX_CROPS,
+    apply_expert,
+    crop_places,
+    mean_scores,
+    reach_of,
+    restore_full_size,
+    route_full_size,
+    spread,
+)
 from licm.models import Discriminator, Expert, ExpertBank
 from tests.problems import SIZE, bars, small_competition
 
@@ -145,3 +154,27 @@ def test_what_is_smaller_is_padded_as_in_training_and_cut_again():
     assert torch.equal(scores, framed[0])
     assert torch.equal(restored, framed[2][:, :, 2:9])
     assert int(winners) == int(framed[1])
+
+
+class ByBrightness(nn.Module):
+    """A router of three experts, for dark, grey and bright images."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return -100 * (images.mean(dim=(1, 2, 3))[:, None] - torch.tensor([0.1, 0.25, 0.4])).square()
+
+
+def test_a_router_names_the_winners_in_place_of_the_competition(monkeypatch):
+    competition = small_competition()
+    images = noise(6, 1, 2 * SIZE, 3 * SIZE).round() * torch.linspace(0.1, 1, 6).view(6, 1, 1, 1)
+    router = ByBrightness()
+    exact, *_ = restore_full_size(competition.bank, competition.discriminator, images)
+    scores, winners, restored = restore_full_size(competition.bank, competition.discriminator, images, router=router)
+    assert len(winners.unique()) > 1
+    for index, winner in enumerate(winners.tolist()):
+        alone = images[index : index + 1]
+        crops = [alone[:, :, top : top + SIZE, left : left + SIZE] for top in (0, 12) for left in (0, 12, 24)]
+        assert winner == torch.stack([router(crop).softmax(dim=1) for crop in crops]).mean(dim=0).argmax().item()
+        assert torch.allclose(restored[index], competition.bank[winner](alone)[0], atol=1e-6)
+        assert scores[winner, index].item() == pytest.approx(exact[winner, index].item(), rel=1e-5)
+        assert (scores[:, index] > 0).sum() == 1
+    assert winners.equal(route_full_size(router, images, SIZE))

@@ -299,3 +299,21 @@ def test_odd_names_come_back_as_they_are(small_run, tmp_path):
     with (tmp_path / "out" / ASSIGNMENTS).open(newline="", errors="surrogateescape") as file:
         assert [row["path"] for row in csv.DictReader(file)] == sorted(odd)
     assert set(tree(tmp_path / "out")) >= set(odd)
+
+
+def test_restoring_by_the_router(small_run, damaged, tmp_path):
+    done = restore_files(small_run, damaged, tmp_path / "out", routed=True)
+    run = load_run(small_run)
+    names = [row["path"] for row in assigned(tmp_path / "out")]
+    images = torch.from_numpy(np.stack([pixels(damaged / name) for name in names])).float().div(255)[:, None]
+    expected = run.router(images).argmax(dim=1)
+    assert [int(row["expert"]) for row in assigned(tmp_path / "out")] == expected.tolist()
+    assert all(row["margin"] == "" and 0 < float(row["score"]) < 1 for row in assigned(tmp_path / "out"))
+    assert done["wins"] == torch.bincount(expected, minlength=len(run.experts)).tolist()
+
+
+def test_restoring_by_a_router_that_is_not_there(damaged, tmp_path):
+    run = small_trained(tmp_path / "run", 1, 12, **{"router.enabled": False})
+    with pytest.raises(ValueError, match=r"this run has no router: train one with router\.enabled"):
+        restore_files(run, damaged, tmp_path / "out", routed=True)
+    assert not (tmp_path / "out").exists()

@@ -212,6 +212,7 @@ def restore(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty folder for the restored images.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what was begun in OUT.")] = False,
     parquet: Annotated[bool, typer.Option("--parquet", help="Write assignments.parquet too (an extra).")] = False,
+    routed: Annotated[bool, typer.Option("--routed", help="Ask one expert an image, named by the router.")] = False,
     device: Device = "cpu",
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -230,7 +231,9 @@ def restore(
     log(quiet=quiet)
     try:
         with track_images(quiet=quiet or as_json) as callback:
-            record = restore_files(run, source, out, resume=resume, parquet=parquet, device=device, callback=callback)
+            record = restore_files(
+                run, source, out, resume=resume, parquet=parquet, routed=routed, device=device, callback=callback
+            )
     except KeyboardInterrupt:
         fail("stopped, and what is done is kept; go on with the same command and --resume", code=130)
     if as_json:

@@ -4,14 +4,14 @@ Who wins is told by crops of the size that the discriminator knows: an expert's 
 output. The winner is then applied to the whole image, in overlapping tiles where that is large.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from licm.competition import choose_winners
 from licm.models import Discriminator, ExpertBank
+from licm.objective import choose_winners
 from licm.pictures import top_left
 
 MAX_CROPS = 64  # per image, evenly spread: the mean over more says little more
@@ -124,8 +124,7 @@ def mean_scores(
         else:
             output = apply_expert(expert, images, tile_pixels=tile_pixels)
             crops = [output[:, :, top : top + size, left : left + size] for top, left in places]
-        logits = torch.cat([discriminator(part) for part in torch.cat(crops).split(_BATCH)])
-        scores.append(logits.double().sigmoid().reshape(len(places), -1).mean(dim=0))
+        scores.append(_mean_probability(discriminator, crops))
     return torch.stack(scores)
 
 
@@ -137,8 +136,33 @@ def _crop_of_output(expert: nn.Module, images: Tensor, place: tuple[int, int], s
     return expert(seen)[:, :, top : top + size, left : left + size]
 
 
+@torch.no_grad()
+def route_full_size(router: nn.Module, images: Tensor, size: int) -> Tensor:
+    """Says which expert wins each image by a router's mean probabilities over crops of the size of training.
+
+    Args:
+        router: See `licm.routing.Router`.
+        images: [n, c, h, w] in [0, 1], h and w at least `size`.
+        size: Height and width of the crops.
+
+    Returns:
+        int64 [n].
+    """
+    height, width = images.shape[-2:]
+    places = crop_places(height, width, size)
+    crops = torch.cat([images[:, :, top : top + size, left : left + size] for top, left in places])
+    shares = torch.cat([router(part).softmax(dim=1) for part in crops.split(_BATCH)])
+    return shares.reshape(len(places), len(images), -1).mean(dim=0).argmax(dim=1)
+
+
+@torch.no_grad()
 def restore_full_size(
-    bank: ExpertBank, discriminator: Discriminator, images: Tensor, *, tile_pixels: int = TILE_PIXELS
+    bank: ExpertBank,
+    discriminator: Discriminator,
+    images: Tensor,
+    *,
+    router: nn.Module | None = None,
+    tile_pixels: int = TILE_PIXELS,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Lets experts compete for images of any size and applies the winners.
 
@@ -148,19 +172,42 @@ def restore_full_size(
         bank: The experts.
         discriminator: D.
         images: [n, c, h, w] in [0, 1], on the modules' device.
+        router: Names the winners in place of the competition; only their outputs are computed and scored.
         tile_pixels: See `apply_expert`.
 
     Returns:
-        Mean scores, float64 [N', n] in [0, 1]; the winners, int64 [n]; their outputs [n, c, h, w].
+        Mean scores, float64 [N', n] in [0, 1], 0 for who was not asked; the winners, int64 [n]; their outputs
+        [n, c, h, w].
     """
     height, width = images.shape[-2:]
     frame = [max(side, discriminator.image_size) for side in (height, width)]
     top, left = top_left(height, 0, frame[0])[0], top_left(0, width, frame[1])[1]
     padded = F.pad(images, (left, frame[1] - width - left, top, frame[0] - height - top))
     padded = padded.contiguous(memory_format=torch.channels_last)
-    scores = mean_scores(bank, discriminator, padded, tile_pixels=tile_pixels)
-    winners, restored = choose_winners(scores), torch.empty_like(padded)
+    if router is None:
+        scores = mean_scores(bank, discriminator, padded, tile_pixels=tile_pixels)
+        winners = choose_winners(scores)
+    else:
+        scores = torch.zeros(len(bank), len(padded), dtype=torch.float64, device=padded.device)
+        winners = route_full_size(router, padded, discriminator.image_size)
+    restored = torch.empty_like(padded)
     for index in winners.unique().tolist():
         chosen = winners == index
         restored[chosen] = apply_expert(bank[index], padded[chosen], tile_pixels=tile_pixels)
+    if router is not None:
+        scores[winners, torch.arange(len(winners))] = _crop_scores(discriminator, restored)
     return scores, winners, restored[:, :, top : top + height, left : left + width]
+
+
+def _crop_scores(discriminator: Discriminator, outputs: Tensor) -> Tensor:
+    """Returns D's mean probability over crops of each output, float64 [n]."""
+    size = discriminator.image_size
+    height, width = outputs.shape[-2:]
+    places = crop_places(height, width, size)
+    crops = [outputs[:, :, top : top + size, left : left + size] for top, left in places]
+    return _mean_probability(discriminator, crops)
+
+
+def _mean_probability(discriminator: Discriminator, crops: Sequence[Tensor]) -> Tensor:
+    logits = torch.cat([discriminator(part) for part in torch.cat(list(crops)).split(_BATCH)])
+    return logits.double().sigmoid().reshape(len(crops), -1).mean(dim=0)

@@ -31,7 +31,7 @@ class Expert(nn.Module):
 
     `is_local` says that in evaluation mode an output pixel depends on nothing else: an image can then go through in
     tiles that overlap by the radius, with the same result. Coordinates, which tell where in the whole image a pixel
-    is, take that away, and so would a normalisation over the whole image.
+    is, take that away, and so does layer normalisation, over the whole image.
 
     Args:
         channels: c, of input and output.
@@ -81,7 +81,7 @@ class Expert(nn.Module):
         self.head = head
         self.coordinates = coordinates
         self.receptive_radius = sum(dilations)
-        self.is_local = not coordinates
+        self.is_local = not coordinates and normalization != "layer"
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the expert's output, [n, c, h, w] in [0, 1]."""

@@ -16,6 +16,7 @@ import torch
 from licm.assignments import Assignment, Output, Skipped, check_output, check_parquet, open_output
 from licm.full_size import TILE_PIXELS, restore_full_size
 from licm.pictures import IMAGE_SUFFIXES, Picture, encode, is_grey, list_images, read_picture, with_channels
+from licm.routing import Router
 from licm.run import Run, load_run
 
 SHARD_IMAGES, SHARD_PIXELS = 128, 1 << 21  # the images of a shard: at most so many, or (but for the last) so large
@@ -30,6 +31,7 @@ def restore_files(
     *,
     resume: bool = False,
     parquet: bool = False,
+    routed: bool = False,
     device: str = "cpu",
     tile_pixels: int = TILE_PIXELS,
     callback: Callable[[int, int], None] = lambda done, total: None,
@@ -48,6 +50,7 @@ def restore_files(
         out: A folder that is new or empty, and not within `source`; with `resume`, also one that was begun or finished.
         resume: Go on where a process that was killed or failed has stopped; begin if it has not begun.
         parquet: Write `assignments.parquet` too, which needs pyarrow.
+        routed: Ask only the expert that the run's router names for each image: several times faster; no margins.
         device: Where to compute.
         tile_pixels: Larger images go through the experts in tiles; see `licm.full_size.apply_expert`.
         callback: Told how many images of how many are done, after each shard.
@@ -57,8 +60,8 @@ def restore_files(
         expert) and `mean_score`, None without images.
 
     Raises:
-        ValueError: If `out` is taken, in use or within `source`, was begun with another run or source, there is no
-            image, or the run cannot be read.
+        ValueError: If `out` is taken, in use or within `source`, was begun with another run, source or router, there
+            is no image, the run has no router to ask, or the run cannot be read.
         OSError: If `out` cannot be written; what is restored so far is kept.
     """
     source, out = Path(source), Path(out)
@@ -69,18 +72,21 @@ def restore_files(
     run = load_run(run_folder, device=device)
     if not run.finished:
         logger.warning("warning: run %r is unfinished: it stopped at step %d", str(run_folder), run.step)
+    router = run.router if routed else None
     base = source if source.is_dir() else source.parent
     names, refused = list_images(source) if source.is_dir() else ([source.name], {})
     if not names and not refused:
         raise ValueError(f"{source}: expected images ({' '.join(IMAGE_SUFFIXES)}), got a folder with none")
-    with open_output(out, {"run": _weights(run), "images": str(source.resolve())}, resume=resume) as output:
+    with open_output(
+        out, {"run": _weights(run), "images": str(source.resolve()), "routed": routed}, resume=resume
+    ) as output:
         if output.finished:
             logger.info("%r was finished before: nothing is restored anew", str(out))
         else:
             _note_refused(output, refused)
             todo = [name for name in names if name not in output.done]
             before = len(names) - len(todo)
-            for done in _restore(run, base, todo, output, tile_pixels):
+            for done in _restore(run, base, todo, output, router, tile_pixels):
                 callback(before + done, len(names))
         output.finish(parquet=parquet)
         output.finished = True
@@ -122,14 +128,16 @@ def _skip(name: str, reason: str) -> Skipped:
     return skipped
 
 
-def _restore(run: Run, base: Path, names: Iterable[str], output: Output, tile_pixels: int) -> Iterator[int]:
+def _restore(
+    run: Run, base: Path, names: Iterable[str], output: Output, router: Router | None, tile_pixels: int
+) -> Iterator[int]:
     """Restores images shard by shard, and yields how many are done or skipped."""
     pictures: dict[str, Picture] = {}
     skipped: list[Skipped] = []
     pixels = done = 0
 
     def finish_shard() -> None:
-        output.note(_restore_shard(run, pictures, output, tile_pixels), skipped)
+        output.note(_restore_shard(run, pictures, output, router, tile_pixels), skipped)
         pictures.clear()
         skipped.clear()
 
@@ -160,7 +168,9 @@ def _read(path: Path, run: Run) -> Picture:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _restore_shard(run: Run, pictures: dict[str, Picture], output: Output, tile_pixels: int) -> list[Assignment]:
+def _restore_shard(
+    run: Run, pictures: dict[str, Picture], output: Output, router: Router | None, tile_pixels: int
+) -> list[Assignment]:
     """Restores the images of a shard, those of a size together, and writes them."""
     of_size: dict[tuple[int, ...], list[str]] = {}
     for name, picture in pictures.items():
@@ -170,14 +180,17 @@ def _restore_shard(run: Run, pictures: dict[str, Picture], output: Output, tile_
         arrays = [pictures[name].pixels.astype(np.float32) / pictures[name].white for name in names]
         images = torch.from_numpy(np.stack(arrays)).to(run.device)
         del arrays
-        scores, winners, restored = restore_full_size(run.experts, run.discriminator, images, tile_pixels=tile_pixels)
+        scores, winners, restored = restore_full_size(
+            run.experts, run.discriminator, images, router=router, tile_pixels=tile_pixels
+        )
         best = scores.topk(min(2, len(scores)), dim=0).values.cpu()
         for index, (name, winner) in enumerate(zip(names, winners.tolist())):
             picture = pictures[name]
             pixels = restored[index].mul(picture.white).round().cpu().numpy().astype(picture.pixels.dtype)
             output.write_image(name, encode(Picture(pixels, picture.format)))
-            score, margin = best[0, index].item(), (best[0] - best[-1])[index].item() if len(best) > 1 else None
-            found[name] = Assignment(name, winner, round(score, 6), None if margin is None else round(margin, 6))
+            score, margin = best[0, index].item(), (best[0] - best[-1])[index].item()
+            rounded = None if router is not None or len(best) == 1 else round(margin, 6)
+            found[name] = Assignment(name, winner, round(score, 6), rounded)
     return [found[name] for name in pictures]
 
 

@@ -76,6 +76,17 @@ class Run:
         """D."""
         return self.competition.discriminator
 
+    @property
+    def router(self) -> Router:
+        """What says which expert to ask about an image.
+
+        Raises:
+            ValueError: If the run has none.
+        """
+        if self.competition.routing is None:
+            raise ValueError("this run has no router: train one with router.enabled")
+        return self.competition.routing.router
+
     @torch.no_grad()
     def apply(self, images: Tensor, *, mechanism: int) -> Tensor:
         """Does to clean images what the images of one expert have undergone, by its forward network F_j.
@@ -221,10 +232,8 @@ def route_images(run: Run, images: Tensor) -> Tensor:
         TypeError: If the images are not a floating-point tensor.
         ValueError: If they are not a batch in [0, 1] with D's channels, or the run has no router.
     """
-    if run.competition.routing is None:
-        raise ValueError("this run has no router: train one with router.enabled")
+    router = run.router
     check_images(images, "images", channels=run.discriminator.channels)
-    router = run.competition.routing.router
     moved = images.to(run.device, memory_format=torch.channels_last)
     return torch.cat([router(part).argmax(dim=1) for part in moved.split(64)]).cpu()
 

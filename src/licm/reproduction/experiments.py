@@ -81,7 +81,8 @@ def _other_number(count: int) -> dict[str, Condition]:
 
 def _walk(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Condition]:
     """From `paper` on, each condition with the change it is named after and all those before it."""
-    conditions, overrides = {"paper": Condition(preset="paper")}, {}
+    conditions = {"paper": Condition(preset="paper")}
+    overrides: dict[str, Any] = {}
     for name, change in changes.items():
         overrides = {**overrides, **change}
         conditions[f"+ {name}"] = Condition(overrides, preset="paper")
@@ -189,7 +190,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         {
             **{f"shifts by {pixels} px": _shifts(pixels) for pixels in (4, 3, 2, 1)},
             **{
-                f"rotations by {angle} degrees": _weak(["identity", f"rotate(degrees={angle})", f"rotate(degrees=-{angle})"])
+                f"rotations by {angle} degrees": _weak(
+                    ["identity", f"rotate(degrees={angle})", f"rotate(degrees=-{angle})"]
+                )
                 for angle in (20, 10)
             },
             "contrast 0.5": _weak(["identity", "contrast(factor=0.5)"]),

@@ -156,7 +156,9 @@ def _supervised(config: Config, folder: Path, settings: Settings) -> dict[str, A
         chosen = mixture.mechanism == index
         restored[chosen] = torch.cat([expert(part) for part in mixture.images[chosen].split(256)])
     values = {"psnr": metrics.psnr(restored, mixture.originals), "ssim": metrics.ssim(restored, mixture.originals)}
-    means = {name: metrics.mean_per_mechanism(each, mixture.mechanism, len(mechanisms)) for name, each in values.items()}
+    means = {
+        name: metrics.mean_per_mechanism(each, mixture.mechanism, len(mechanisms)) for name, each in values.items()
+    }
     accuracy = None
     if originals.canonical.labels is not None and mixture.labels is not None:
         with torch.enable_grad():
@@ -206,7 +208,9 @@ def _transfer(config: Config, folder: Path, settings: Settings) -> dict[str, Any
         chosen = labels == label
         name = images.label_names[label] if images.label_names else str(label)
         psnr = decibels[chosen].mean().item()
-        groups.append({"name": name, "images": int(chosen.sum()), "identification": _share(right[chosen]), "psnr": psnr})
+        groups.append(
+            {"name": name, "images": int(chosen.sum()), "identification": _share(right[chosen]), "psnr": psnr}
+        )
     sample = _first_of_each(mixture)
     outputs = _outputs(run, sample.images)
     return {

@@ -99,8 +99,9 @@ def choose_outputs(
 
 def draw_attended(probabilities: Tensor, generator: Generator) -> Tensor:
     """Draws one expert for each image, with the probabilities in its column of [N', n]: int64 [n]."""
+    bounds = probabilities.cumsum(dim=0)
     point = torch.rand(probabilities.shape[1], generator=generator).to(probabilities)
-    return (probabilities.cumsum(dim=0)[:-1] <= point).sum(dim=0)
+    return (bounds[:-1] <= point * bounds[-1]).sum(dim=0)  # below the last bound, however it is rounded
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, weights: Tensor) -> Tensor:

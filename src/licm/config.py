@@ -84,7 +84,7 @@ class DiscriminatorConfig(_Section):
 class IdentityConfig(_Section):
     """The approximate-identity start; see `licm.identity`."""
 
-    start: Literal["trained", "copied", "analytic", "none"] = "copied"
+    start: Literal["trained", "copied", "analytic", "none"] = "trained"
     noise: float = Field(0.1, ge=0, description="of copies of the first expert, over the size of its weights")
     learning_rate: float = Field(3e-3, gt=0)
     tolerance: float = Field(0.002, gt=0)
@@ -199,7 +199,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data": {"image_size": 32},
         "experts": {"width": 32, "normalization": "batch"},
         "discriminator": {"activation": "elu"},
-        "identity": {"start": "trained", "learning_rate": 1e-3},
+        "identity": {"learning_rate": 1e-3},
         "competition": {
             "objective": "all_experts",
             "loser_samples": None,

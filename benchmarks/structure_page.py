@@ -6,8 +6,9 @@ INTRODUCTION = """# Results: causal graphs
 
 Made by `python -m benchmarks structure --table` from `structure.json`, which
 `python -m benchmarks structure --json FILE` writes. `load` is the number of processes that waited
-for the cores at the start: where it is above the cores, or other work came later, wall-clock seconds are upper bounds that
-say how busy the machine was, and CPU seconds of the process what the work costs. How things are meant: [the walk-through](../causal-graph.md).
+for the cores at the start: where it is above the cores, or other work came later, wall-clock seconds are upper bounds
+that say how busy the machine was, and CPU seconds of the process what the work costs. How things are meant:
+[the walk-through](../causal-graph.md).
 """
 
 

@@ -24,13 +24,14 @@ import torch
 from benchmarks.arithmetic import step_flop
 from benchmarks.reference import Reference
 from licm.checkpoint import provenance
-from licm.competition import Competition, compete
+from licm.competition import Competition
 from licm.config import Config, make_config
-from licm.run import build_run
+from licm.run import build_run, restore_images
 from licm.seeding import generator
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 RECORD, PAGE = RESULTS / "speed.json", RESULTS / "speed.md"
+PROPOSALS = 3  # experts a router proposes for an image
 WARM_UP = 3  # rounds that are not counted
 SIZES = (  # a title, how keys end, batch, width
     ("batch 64, width 32", "", 64, 32),
@@ -59,10 +60,40 @@ def competition_of(config: Config, size: int = 28) -> Competition:
     return competition
 
 
+def dealt_out(competition: Competition | Reference, batch: int) -> None:
+    """Has images won by one expert after another, as when each has its mechanism.
+
+    What names the winners, or proposes experts, does its work all the same. The winner and those after it are proposed.
+    """
+    if isinstance(competition, Reference):
+        num_experts, name, routing = len(competition.experts), "name_winners", None
+    else:
+        num_experts, name, routing = len(competition.bank), "_name_winners", competition.routing
+    winners = torch.arange(batch) % num_experts
+    named = getattr(competition, name)
+
+    def dealt(*arguments: Any) -> torch.Tensor:
+        named(*arguments)
+        return winners
+
+    setattr(competition, name, dealt)
+    if routing is not None and routing.proposals > 0:
+        propose, proposals = routing.propose, routing.proposals
+
+        def proposed(*arguments: Any) -> torch.Tensor:
+            stands_for = torch.zeros_like(propose(*arguments))
+            asked = (winners + torch.arange(proposals + 1)[:, None]) % num_experts
+            stands_for.scatter_(0, asked[:-1], 1.0).scatter_(0, asked[-1:], float(num_experts - proposals))
+            return stands_for
+
+        routing.propose = proposed  # type: ignore[method-assign]
+
+
 def stepper(competition: Competition | Reference, batch: int, size: int = 28) -> Callable[[], object]:
-    """One step on fixed images: grey noise does, since no shape depends on what the images show."""
+    """One step on fixed images. Grey noise does, since no shape depends on what they show."""
     draws = generator(0, "benchmark images")
     canonical, transformed = torch.rand(2, batch, 1, size, size, generator=draws)
+    dealt_out(competition, batch)
     if isinstance(competition, Reference):
         return lambda: competition.step(canonical, transformed)
     canonical, transformed = (each.to(memory_format=torch.channels_last) for each in (canonical, transformed))
@@ -70,15 +101,42 @@ def stepper(competition: Competition | Reference, batch: int, size: int = 28) ->
 
 
 def measure_step(rounds: int) -> dict[str, Any]:
-    """A step of `default` at batch 64 and width 32, and at its own sizes, against the reference."""
+    """A step of `default` at batch 64 and width 32, and at its own sizes, exact and routed, against the reference."""
     result: dict[str, Any] = {}
     for _, name, batch, width in SIZES:
-        competition = competition_of(make_config(overrides={"experts.width": width}))
-        calls = {"reference": stepper(Reference(competition), batch), "step": stepper(competition, batch)}
+        config = make_config(overrides={"experts.width": width})
+        competition = competition_of(config)
+        calls = {
+            "reference": stepper(Reference(competition), batch),
+            "step": stepper(competition, batch),
+            "routed": stepper(competition_of(routed(config)), batch),
+        }
         seconds = in_turn(calls, rounds)
         result[f"step_speedup_vs_reference{name}"] = seconds["reference"]["median"] / seconds["step"]["median"]
+        result[f"step_speedup_vs_reference_routed{name}"] = seconds["reference"]["median"] / seconds["routed"]["median"]
         result[f"step_seconds{name}"] = seconds
     return result
+
+
+def routed(config: Config) -> Config:
+    """The same under a router that is always trusted, with experts that it can choose among."""
+    changes = {"proposals": PROPOSALS, "trusted_from": 0.0, "check_every": 1 << 40}
+    experts = config.experts.model_copy(update={"normalization": "layer"})
+    return config.model_copy(update={"router": config.router.model_copy(update=changes), "experts": experts})
+
+
+def measure_router(rounds: int) -> dict[str, Any]:
+    """Seconds of a step of `default` against the number of experts, exact and routed."""
+    rows = []
+    for count in (10, 20, 40, 80):
+        config = make_config(overrides={"num_experts": count})
+        calls = {
+            "exact": stepper(competition_of(config), config.training.batch_size),
+            "routed": stepper(competition_of(routed(config)), config.training.batch_size),
+        }
+        rows.append({"experts": count, "seconds": in_turn(calls, rounds)})
+    first, last = (row["seconds"]["routed"]["median"] for row in (rows[0], rows[-1]))
+    return {"router_proposals": PROPOSALS, "router": rows, "step_cost_ratio_80_over_10": last / first}
 
 
 def measure_limit(rounds: int) -> dict[str, Any]:
@@ -126,24 +184,39 @@ def measure_cost(rounds: int) -> dict[str, Any]:
 
 
 def measure_restoring(rounds: int) -> dict[str, Any]:
-    """Images per second: who wins by the exact competition, and the winner's output where the winner is known."""
+    """Images per second of restoring, by the exact competition and by the router.
+
+    How often the router names the exact winner is in the records of the results: on what runs learned, not here.
+    """
     rows = []
     run = build_run(make_config(), channels=1, image_size=28)
-    run.experts.eval()
+    assert run.competition.routing is not None
+    router, num_experts = run.competition.routing.router, len(run.experts)
+
+    def dealt(images: torch.Tensor) -> torch.Tensor:  # one expert after another, as of a router that has learned
+        router(images)
+        return torch.nn.functional.one_hot(torch.arange(len(images)) % num_experts, num_experts).float()
+
+    run.competition.routing.router = dealt  # type: ignore[assignment]
     for threads in (1, 2):
         torch.set_num_threads(threads)
         for batch in (1, 16, 256, 4096):
             images = torch.rand(batch, 1, 28, 28, generator=generator(0, "benchmark images"))
-            images = images.to(memory_format=torch.channels_last)
-            winners = torch.arange(batch) % len(run.experts)
             calls = {
-                "exact": lambda images=images: compete(run.experts, run.discriminator, images),
-                "winners_known": lambda images=images, winners=winners: run.experts.restore(images, winners),
+                "exact": lambda images=images: restore_images(run, images),
+                "routed": lambda images=images: restore_images(run, images, routed=True),
             }
             seconds = in_turn(calls, rounds if batch < 4096 else 3)
             row = {name: batch / each["median"] for name, each in seconds.items()}
             rows.append({"threads": threads, "batch": batch, "images_per_second": row})
-    return {"restoring": rows}
+    speedups = [row["images_per_second"]["routed"] / row["images_per_second"]["exact"] for row in rows]
+    records = [json.loads(path.read_text()) for path in sorted((RESULTS / "core").glob("*-seed*.json"))]
+    agreements = [record["router_agreement"] for record in records if record.get("router_agreement") is not None]
+    return {
+        "restoring": rows,
+        "router_speedup_10": speedups[[row["threads"] == 2 and row["batch"] == 256 for row in rows].index(True)],
+        "router_agreement_10": statistics.mean(agreements),
+    }
 
 
 def measure_memory(rounds: int) -> dict[str, Any]:
@@ -162,6 +235,7 @@ PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "memory": measure_memory,  # first: the peak of a new process begins with that of the one which starts it
     "step": measure_step,
     "limit": measure_limit,
+    "router": measure_router,
     "cost": measure_cost,
     "restoring": measure_restoring,
 }
@@ -178,16 +252,18 @@ def make_page(record: dict[str, Any]) -> str:
         "",
         f"torch {where['torch']}, {where['threads']} threads, {where['machine']}, commit {where['commit']}.",
     ]
-    if "step_speedup_vs_reference" in record:
-        lines += ["", "## A step against the obvious loop", "", "| | reference, s | step, s (range) | ratio |"]
-        lines += ["| --- | ---: | ---: | ---: |"]
+    if "step_speedup_vs_reference_routed" in record:
+        lines += ["", "## A step against the obvious loop", ""]
+        lines += ["Every expert wins its share. Routed: the router proposes three experts, and one more is drawn.", ""]
+        lines += ["| | reference, s | exact, s (range) | ratio | routed, s (range) | ratio |"]
+        lines += ["| --- | ---: | ---: | ---: | ---: | ---: |"]
         for title, name, *_ in SIZES:
             seconds = record[f"step_seconds{name}"]
-            ours, theirs = seconds["step"], seconds["reference"]
-            lines.append(
-                f"| {title} | {theirs['median']:.3f} | {ours['median']:.3f} ({ours['min']:.3f} to {ours['max']:.3f}) | "
-                f"{record[f'step_speedup_vs_reference{name}']:.2f} |"
-            )
+            cells = [f"{seconds['reference']['median']:.3f}"]
+            for which, key in (("step", ""), ("routed", "_routed")):
+                cells.append("{median:.3f} ({min:.3f} to {max:.3f})".format(**seconds[which]))
+                cells.append(f"{record[f'step_speedup_vs_reference{key}{name}']:.2f}")
+            lines.append(f"| {title} | {' | '.join(cells)} |")
     if "peak_fraction" in record:
         lines += ["", "## A step against the machine", "", "| | GFLOP a step | GFLOP/s | best product | fraction |"]
         lines += ["| --- | ---: | ---: | ---: | ---: |"]
@@ -196,6 +272,14 @@ def make_page(record: dict[str, Any]) -> str:
                 f"| {title} | {record[f'step_flop{name}']['total'] / 1e9:.1f} | {record[f'step_gflops{name}']:.0f} | "
                 f"{max(record[f'product_gflops{name}'].values()):.0f} | {record[f'peak_fraction{name}']:.2f} |"
             )
+        lines += ["", "What each layer reaches, and what it could: ![roofline](roofline.png)"]
+    if "router" in record:
+        lines += ["", "## A step of `default` against the number of experts", ""]
+        lines += ["| experts | exact, s | routed, s | ratio |", "| ---: | ---: | ---: | ---: |"]
+        for row in record["router"]:
+            exact, by_router = row["seconds"]["exact"]["median"], row["seconds"]["routed"]["median"]
+            lines.append(f"| {row['experts']} | {exact:.3f} | {by_router:.3f} | {exact / by_router:.2f} |")
+        lines += ["", f"Routed, 80 experts cost {record['step_cost_ratio_80_over_10']:.2f} times what 10 do."]
     if "cost" in record:
         lines += ["", "## Cost of a step of `default`, one thing varied", "", "| varied | to | s | GFLOP/s |"]
         lines += ["| --- | ---: | ---: | ---: |"]
@@ -203,11 +287,17 @@ def make_page(record: dict[str, Any]) -> str:
             rate = row["flop"] / row["seconds"]["median"] / 1e9
             lines.append(f"| {row['varied']} | {row['value']} | {row['seconds']['median']:.3f} | {rate:.0f} |")
     if "restoring" in record:
-        lines += ["", "## Restoring, images per second", "", "| threads | batch | exact competition | winner known |"]
-        lines += ["| ---: | ---: | ---: | ---: |"]
+        lines += ["", "## Restoring, images per second", "", "| threads | batch | exact | routed | ratio |"]
+        lines += ["| ---: | ---: | ---: | ---: | ---: |"]
         for row in record["restoring"]:
-            rates = row["images_per_second"]
-            lines.append(f"| {row['threads']} | {row['batch']} | {rates['exact']:.0f} | {rates['winners_known']:.0f} |")
+            exact, by_router = row["images_per_second"]["exact"], row["images_per_second"]["routed"]
+            cells = f"{exact:.0f} | {by_router:.0f} | {by_router / exact:.1f}"
+            lines.append(f"| {row['threads']} | {row['batch']} | {cells} |")
+        lines += [
+            "",
+            "Mean share of test images for which the router names the winner of the exact competition, over the",
+        ]
+        lines += [f"seeds of [the core results](core.md): {record['router_agreement_10']:.4f}."]
     if "peak_rss_mb" in record:
         lines += ["", f"Peak memory of a training of `default`: {record['peak_rss_mb']:.0f} MB."]
     return "\n".join(lines) + "\n"

@@ -102,13 +102,13 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "oblong": (lambda f: npz(f, images=IMAGES[:, :8]), "of data.canonical, 12x8 px grey, got 12x12 px grey"),
     "few": (lambda f: stripes(f, 7), "canonical: 7 images are fewer than training.batch_size, 8"),
     "device": (lambda f: Path("/dev/zero"), "/dev/zero: cannot be read: it is not a regular file"),
-    "transparent": (
-        lambda f: save_images(f, {"a.png": np.dstack([STRIPES] * 4)}),
-        "a.png: expected a still, opaque 8-bit image, got transparent pixels",
+    "16-bit colour run": (
+        lambda f: save_images(f, {"a.png": STRIPES.astype(np.uint16), "b.png": np.dstack([STRIPES] * 3)}),
+        "expected images like those of data.canonical, 12x12 px colour, got 12x12 px grey",
     ),
-    "16 bit": (
-        lambda f: save_images(f, {"a.png": STRIPES.astype(np.uint16)}),
-        "a.png: expected a still, opaque 8-bit image, got mode I;16",
+    "float": (
+        lambda f: save_images(f, {"a.tif": STRIPES.astype(np.float32)}),
+        "a.tif: expected a still image, 8-bit or 16-bit grey or 8-bit colour, got mode F",
     ),
 }
 

@@ -85,7 +85,7 @@ def test_the_reference_has_every_public_name_key_and_command(site):
 
 def test_the_method_links_equations_to_functions(site):
     page = (site / "method.html").read_text(encoding="utf-8")
-    for name in ("competition.discriminator_loss", "competition.output_weights", "identity.train_identity"):
+    for name in ("objective.discriminator_loss", "objective.output_weights", "identity.train_identity"):
         module = f"licm.{name.split('.')[0]}"
         assert f'href="api/{module}.html#licm.{name}"' in page
         assert f'id="licm.{name}"' in (site / "api" / f"{module}.html").read_text(encoding="utf-8")

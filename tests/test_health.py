@@ -15,7 +15,7 @@ from tests.problems import small_competition
 def record(winners: list[int], num_experts: int, *, best: float = 0.6, other: float = 0.2, real: float = 0.8):
     scores = torch.full((num_experts, len(winners)), other)
     scores[winners, range(len(winners))] = best
-    return StepRecord(scores, torch.tensor(winners), real, 0.0, 0.0)
+    return StepRecord(scores, torch.tensor(winners), real, 0.0, 0.0, None, scores > -1)
 
 
 def settle(health: Health, winners: list[int], num_experts: int, steps: int = 400, **scores: float) -> None:
@@ -42,7 +42,7 @@ def test_contribution_is_what_the_mean_winning_score_would_lose():
     scores = torch.rand(4, 50, generator=generator(0, "scores"))
     health = Health.start(4)
     for _ in range(600):
-        health.update(StepRecord(scores, scores.argmax(dim=0), 0.5, 0.0, 0.0))
+        health.update(StepRecord(scores, scores.argmax(dim=0), 0.5, 0.0, 0.0, None, scores > -1))
     for expert in range(4):
         without = torch.cat([scores[:expert], scores[expert + 1 :]])
         loss = (scores.max(dim=0).values - without.max(dim=0).values).mean() / 0.5
@@ -54,7 +54,7 @@ def test_gaps_are_the_mean_leads_over_each_experts_own_images():
     winners = scores.argmax(dim=0)
     health = Health.start(3)
     for _ in range(3000):
-        health.update(StepRecord(scores, winners, 0.5, 0.0, 0.0))
+        health.update(StepRecord(scores, winners, 0.5, 0.0, 0.0, None, scores > -1))
     for i in range(3):
         leads = (scores[i] - scores)[:, winners == i].mean(dim=1) / 0.5
         assert health.gaps[i].tolist() == pytest.approx(leads.tolist(), abs=1e-4)
@@ -69,7 +69,7 @@ def test_doubles_are_idle_and_the_rightful_owner_of_a_rare_mechanism_is_not():
     scores[3, 19] = 0.6  # a twentieth of the images, but nobody else could do them
     health = Health.start(4)
     for _ in range(400):
-        health.update(StepRecord(scores, scores.argmax(dim=0), 0.8, 0.0, 0.0))
+        health.update(StepRecord(scores, scores.argmax(dim=0), 0.8, 0.0, 0.0, None, scores > -1))
     assert health.idle(0.25).tolist() == [True, True, False, False]
 
 
@@ -223,7 +223,7 @@ def test_a_copy_that_still_does_the_donors_work_is_undone_though_the_score_rose(
     scores[2, 2:4] += 0.02
     scores[1, 4:] = 0.7
     for _ in range(400):
-        health.update(StepRecord(scores, scores.argmax(dim=0), 0.8, 0.0, 0.0))
+        health.update(StepRecord(scores, scores.argmax(dim=0), 0.8, 0.0, 0.0, None, scores > -1))
     assert health.are_duplicates(0, 2, 0.1)
     assert not health.are_duplicates(0, 1, 0.1)
     (event,) = revival.step(125, competition, health, may_revive=False)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from licm.identity import analytic_identity, identity_errors, train_identity
+from licm.identity import analytic_identity, copy_with_noise, identity_errors, train_identity
 from licm.models import Expert, ExpertBank
 from tests.problems import bars
 
@@ -21,6 +21,23 @@ def test_training_reaches_the_tolerance_and_reports_its_steps():
 
 def test_training_stops_at_its_limit():
     assert train_identity(Expert(width=4, depth=2), bars(40), seed=0, index=0, tolerance=1e-9, max_steps=3) == 3
+
+
+def test_training_leaves_an_expert_that_is_near_enough():
+    expert = Expert(width=4, depth=2)
+    before = [parameter.clone() for parameter in expert.parameters()]
+    assert train_identity(expert, bars(40), seed=0, index=0, tolerance=1.0) == 0
+    assert all(torch.equal(old, new) for old, new in zip(before, expert.parameters()))
+
+
+def test_copies_have_noise_of_their_own_in_proportion_to_the_weights():
+    source, copies = Expert(width=64), [Expert(width=64) for _ in range(3)]
+    for copy, index in zip(copies, (1, 1, 2)):
+        copy_with_noise(copy, source, noise=0.1, seed=0, index=index)
+    old, new = source.body[3].weight, [copy.body[3].weight for copy in copies]
+    assert torch.equal(new[0], new[1])
+    assert not torch.equal(new[0], new[2])
+    assert ((new[0] - old).square().mean() / old.square().mean()).sqrt().item() == pytest.approx(0.1, rel=0.05)
 
 
 def test_analytic_start_is_the_identity_within_the_heads_margin():

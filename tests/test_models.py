@@ -12,7 +12,7 @@ def images(count: int = 3, channels: int = 1, size: tuple[int, int] = (28, 28)) 
 
 
 @pytest.mark.parametrize("head", ["sigmoid", "residual"])
-@pytest.mark.parametrize("normalization", ["batch", "none"])
+@pytest.mark.parametrize("normalization", ["batch", "layer", "none"])
 @pytest.mark.parametrize(("channels", "size"), [(1, (28, 28)), (3, (33, 20))])
 def test_expert_keeps_shape_and_range(head, normalization, channels, size):
     expert = Expert(channels=channels, width=6, depth=3, head=head, normalization=normalization)

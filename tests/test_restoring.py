@@ -1,8 +1,9 @@
-"""Restoring files: names, formats and sizes stay, winners are recorded, nothing is overwritten or half done."""
+"""Restoring files: names, formats, sizes and depths stay, winners are recorded, nothing is overwritten or half done."""
 
 import csv
 import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from licm import assignments, restoring
 from licm import checkpoint as files
-from licm import restoring
+from licm.assignments import ASSIGNMENTS, SKIPPED, UNFINISHED
 from licm.config import make_config
 from licm.datasets import TrainingData
-from licm.restoring import ASSIGNMENTS, restore_files
+from licm.full_size import restore_full_size
+from licm.restoring import restore_files
 from licm.run import load_run, restore_images
 from licm.training import train
 from tests.commands import licm, refused
@@ -42,36 +45,41 @@ def pixels(path: Path) -> np.ndarray:
     return array[..., 0] if path.suffix == ".webp" else array  # WebP knows no grey
 
 
+def assigned(folder: Path) -> list[dict[str, str]]:
+    with (folder / ASSIGNMENTS).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def tree(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("batch_size", [2, 256])
-def test_a_folder(small_run, damaged, tmp_path, batch_size):
+@pytest.mark.parametrize("shard", [2, 128])
+def test_a_folder(small_run, damaged, tmp_path, shard, monkeypatch):
+    monkeypatch.setattr(restoring, "SHARD_IMAGES", shard)
     before = {name: (damaged / name).read_bytes() for name in tree(damaged)}
     told: list[tuple[int, int]] = []
-    record = restore_files(
-        small_run, damaged, tmp_path / "out", batch_size=batch_size, callback=lambda *done: told.append(done)
-    )
+    record = restore_files(small_run, damaged, tmp_path / "out", callback=lambda *done: told.append(done))
     assert tree(tmp_path / "out") == sorted([*NAMES, ASSIGNMENTS])
     assert {name: (damaged / name).read_bytes() for name in tree(damaged)} == before
     run = load_run(small_run)
     inputs = torch.stack([torch.from_numpy(pixels(damaged / name).copy())[None] for name in sorted(NAMES)]) / 255
     scores, winners, restored = restore_images(run, inputs)
-    with (tmp_path / "out" / ASSIGNMENTS).open() as file:
-        rows = list(csv.DictReader(file))
+    best = scores.topk(2, dim=0).values
+    rows = assigned(tmp_path / "out")
     assert [row["path"] for row in rows] == sorted(NAMES)
     assert [int(row["expert"]) for row in rows] == winners.tolist()
-    assert [float(row["score"]) for row in rows] == pytest.approx(scores.amax(dim=0).tolist(), abs=1e-5)
+    assert [float(row["score"]) for row in rows] == pytest.approx(best[0].tolist(), abs=1e-5)
+    assert [float(row["margin"]) for row in rows] == pytest.approx((best[0] - best[1]).tolist(), abs=1e-5)
     for name, image in zip(sorted(NAMES), restored[:, 0].numpy() * 255):
         loss = 1 if Path(name).suffix in (".png", ".BMP", ".tif", ".tiff", ".webp") else 16  # JPEG loses some
         assert np.abs(pixels(tmp_path / "out" / name).astype(float) - image).max() <= loss, name
         with Image.open(tmp_path / "out" / name) as new, Image.open(damaged / name) as old:
             assert new.format == old.format
     assert record["images"] == sum(record["wins"]) == len(NAMES)
-    assert record["mean_score"] == pytest.approx(scores.amax(dim=0).mean().item(), abs=1e-5)
-    assert told[-1] == (7, 7)
-    assert len(told) == (4 if batch_size == 2 else 1)
+    assert record["skipped"] == 0
+    assert record["mean_score"] == pytest.approx(best[0].mean().item(), abs=1e-5)
+    assert told == ([(2, 7), (4, 7), (6, 7), (7, 7)] if shard == 2 else [(7, 7)])
 
 
 def test_one_file_on_the_command_line(small_run, damaged, tmp_path):
@@ -105,9 +113,6 @@ def test_images_are_padded_as_in_training_and_keep_their_own_sizes(tmp_path):
     padded = torch.nn.functional.pad(torch.from_numpy(image)[None, None] / 255, (2, 2, 2, 2))
     expected = restore_images(load_run(run), padded)[2][0, 0, 2:14, 2:14].numpy() * 255
     assert np.abs(pixels(tmp_path / "out" / "12.png") - expected).max() <= 1
-    Image.fromarray(np.zeros((17, 16), np.uint8)).save(tmp_path / "in" / "large.png")
-    with pytest.raises(ValueError, match=r"large.png: expected at most 16x16 px, as the run was trained on, got 16x17"):
-        restore_files(run, tmp_path / "in", tmp_path / "again")
 
 
 def test_colour(tmp_path, small_run):
@@ -116,10 +121,15 @@ def test_colour(tmp_path, small_run):
     Image.fromarray(colour).save(tmp_path / "in" / "colour.png")
     Image.fromarray(colour[..., 0]).save(tmp_path / "in" / "grey.png")
     run = small_trained(tmp_path / "in colour", 3, 12)
-    restore_files(run, tmp_path / "in", tmp_path / "out")
+    Image.fromarray(np.zeros((12, 12), np.uint16)).save(tmp_path / "in" / "deep.png")
+    assert restore_files(run, tmp_path / "in", tmp_path / "out")["skipped"] == 1
     assert pixels(tmp_path / "out" / "colour.png").shape == pixels(tmp_path / "out" / "grey.png").shape == (12, 12, 3)
-    with pytest.raises(ValueError, match=r"colour.png: expected a grey image, as the run was trained on, got colour"):
-        restore_files(small_run, tmp_path / "in", tmp_path / "again")
+    assert 'deep.png,"expected 8-bit, as in colour 16-bit cannot be' in (tmp_path / "out" / SKIPPED).read_text()
+    restore_files(small_run, tmp_path / "in", tmp_path / "again")
+    assert (tmp_path / "again" / SKIPPED).read_text().splitlines() == [
+        "path,reason",
+        'colour.png,"expected a grey image, as the run was trained on, got colour"',
+    ]
     asked = small_trained(tmp_path / "asked", 1, 12, **{"data.channels": 1})
     restore_files(asked, tmp_path / "in", tmp_path / "grey")
     assert pixels(tmp_path / "grey" / "colour.png").shape == (12, 12)
@@ -138,7 +148,7 @@ def test_what_is_refused_leaves_everything_as_it_was(small_run, damaged, tmp_pat
     before = tree(tmp_path)
     missing = damaged / "absent"
     assert "absent: cannot be read: no such file" in refused("restore", small_run, missing, tmp_path / "out")
-    assert "notes.txt: expected a folder of images, or an image whose name ends in .jpg" in refused(
+    assert "notes.txt: expected a folder of images, or an image whose name ends in .png .jpg" in refused(
         "restore", small_run, damaged / "notes.txt", tmp_path / "out"
     )
     (tmp_path / "none").mkdir()
@@ -148,38 +158,162 @@ def test_what_is_refused_leaves_everything_as_it_was(small_run, damaged, tmp_pat
         assert "choose a folder outside of the images to restore" in line
     line = refused("restore", small_run, damaged / "a.png", damaged)
     assert "is not empty: choose a new or empty one, nothing is overwritten" in line
-    (tmp_path / "link").symlink_to(tmp_path / "none")
+    (tmp_path / "link").symlink_to(damaged)
+    assert "outside of the images" in refused("restore", small_run, damaged, tmp_path / "link" / "out")
     (tmp_path / "loop").symlink_to("loop")
-    for place in (tmp_path / "link", tmp_path / "loop", "."):
-        line = refused("restore", small_run, damaged / "a.png", place)
-        assert "is a link or the folder you are in: name a folder, which is made anew" in line
-    assert "is a file: restored images go to" in refused("restore", small_run, damaged, damaged / "a.png")
+    assert "is a link that leads nowhere" in refused("restore", small_run, damaged / "a.png", tmp_path / "loop")
+    assert "is a file: restored images go to" in refused("restore", small_run, damaged, tmp_path / "run" / files.CONFIG)
     assert tree(tmp_path) == before
 
 
-def test_an_image_that_cannot_be_restored_is_named_before_anything_is_written(small_run, damaged, tmp_path):
-    Image.fromarray(np.zeros((12, 11), np.uint8)).save(damaged / "z.png")
-    line = refused("restore", small_run, damaged, tmp_path / "out")
-    assert "z.png: expected 12x12 px, as the run was trained on, got 11x12" in line
+def test_images_that_cannot_be_restored_are_named_and_skipped(small_run, damaged, tmp_path):
     whole = (damaged / "a.png").read_bytes()
     (damaged / "z.png").write_bytes(whole[: len(whole) // 2])
-    assert "z.png: cannot be read: damaged" in refused("restore", small_run, damaged, tmp_path / "out")
-    assert {path.name for path in tmp_path.iterdir()} == {"damaged", "run"}
+    (damaged / "b" / "gone.png").symlink_to("nowhere.png")
+    (damaged / "b" / "out.png").symlink_to(tmp_path / "run" / files.CHECKPOINT)
+    (damaged / "there").symlink_to(tmp_path)
+    done = licm("restore", small_run, damaged, tmp_path / "out")
+    assert done.returncode == 3
+    assert done.stdout.startswith("restored 7 image(s), mean score 0.")
+    lines = done.stderr.splitlines()
+    assert lines[-1] == f"licm: 4 image(s) could not be restored: {tmp_path / 'out' / SKIPPED} says why"
+    assert [line.split("'")[1] for line in lines[:-1]] == ["b/out.png", "there", "b/gone.png", "z.png"]
+    assert "licm: warning: skipped 'b/out.png': it is a link out of the folder, which is not followed" in lines
+    assert tree(tmp_path / "out") == sorted([*NAMES, ASSIGNMENTS, SKIPPED])
+    with (tmp_path / "out" / SKIPPED).open(newline="") as file:
+        assert [row[0] for row in csv.reader(file)] == ["path", "b/out.png", "there", "b/gone.png", "z.png"]
+    assert [row["path"] for row in assigned(tmp_path / "out")] == sorted(NAMES)
+    again = licm("restore", small_run, damaged, tmp_path / "out", "--resume", "--json")
+    assert (again.returncode, json.loads(again.stdout)["skipped"]) == (3, 4)
+    for name in NAMES:
+        (damaged / name).unlink()
+    done = licm("restore", small_run, damaged, tmp_path / "none", "--json")
+    assert (done.returncode, json.loads(done.stdout)["images"], json.loads(done.stdout)["mean_score"]) == (3, 0, None)
 
 
-def test_no_space_left_leaves_nothing_half_done(small_run, damaged, tmp_path, monkeypatch):
+def test_any_and_mixed_sizes_depths_and_turns(small_run, tmp_path):
+    run, folder = load_run(small_run), tmp_path / "in"
+    folder.mkdir()
+    draws = np.random.default_rng(0)
+    deep, small, photo = (draws.integers(0, n, s) for n, s in ((65536, (40, 31)), (256, (5, 30)), (256, (20, 33))))
+    Image.fromarray(deep.astype(np.uint16)).save(folder / "deep.png")
+    Image.fromarray(deep.astype(np.uint16)).save(folder / "deep.tif")
+    Image.fromarray(small.astype(np.uint8)).save(folder / "small.bmp")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    Image.fromarray(photo.astype(np.uint8)).save(folder / "photo.png", exif=exif)
+    Image.fromarray(photo.astype(np.uint8)).save(folder / "really a png.jpg", "PNG", exif=exif)
+    record = restore_files(small_run, folder, tmp_path / "out")
+    assert (record["images"], record["skipped"]) == (5, 0)
+    rows = {row["path"]: row for row in assigned(tmp_path / "out")}
+    seen = {"deep.png": deep / 65535, "deep.tif": deep / 65535, "small.bmp": small / 255}
+    seen |= dict.fromkeys(("photo.png", "really a png.jpg"), np.rot90(photo, -1).copy() / 255)
+    for name, image in seen.items():
+        scores, winners, restored = restore_full_size(
+            run.experts, run.discriminator, torch.from_numpy(image).float()[None, None]
+        )
+        assert int(rows[name]["expert"]) == int(winners[0])
+        assert float(rows[name]["score"]) == pytest.approx(scores.max().item(), abs=1e-5)
+        white = 65535 if name.startswith("deep") else 255
+        got = pixels(tmp_path / "out" / name)
+        assert np.abs(got - restored[0, 0].numpy() * white).max() <= (2 if white == 65535 else 1), name
+        with Image.open(tmp_path / "out" / name) as new, Image.open(folder / name) as old:
+            assert (new.format, new.mode, new.getexif().get(0x0112, 1)) == (old.format, old.mode, 1)
+
+
+def test_large_images_make_small_shards(small_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(restoring, "SHARD_PIXELS", 1000)
+    held = []
+    real = restoring._restore_shard
+    monkeypatch.setattr(
+        restoring,
+        "_restore_shard",
+        lambda run, held_now, *more: (held.append(list(held_now)), real(run, held_now, *more))[1],
+    )
+    (tmp_path / "in").mkdir()
+    for name, side in {"a": 12, "b": 12, "c": 40, "d": 40, "e": 12}.items():
+        Image.fromarray(np.zeros((side, side), np.uint8)).save(tmp_path / "in" / f"{name}.png")
+    restore_files(small_run, tmp_path / "in", tmp_path / "out")
+    assert held == [["a.png", "b.png", "c.png"], ["d.png"], ["e.png"]]
+
+
+@pytest.mark.parametrize("parquet", [False, True])
+def test_no_space_left_loses_nothing_that_was_done(small_run, damaged, tmp_path, monkeypatch, parquet):
+    monkeypatch.setattr(restoring, "SHARD_IMAGES", 2)
     real, written = Path.write_bytes, []
 
     def write_bytes(path: Path, content: bytes) -> int:
         written.append(path)
-        if len(written) == 4:
+        if path.parent.name == UNFINISHED and path.name == "new" and len(written) > 5:
+            real(path, content[:10])
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(path, content)
 
-    monkeypatch.setattr(restoring.Path, "write_bytes", write_bytes)
+    monkeypatch.setattr(assignments.Path, "write_bytes", write_bytes)
+    more = ["--parquet"] if parquet else []
+    line = refused("restore", small_run, damaged, tmp_path / "out", *more)
+    kept = [name for name in tree(tmp_path / "out") if not name.startswith(".")]
+    assert kept == sorted(NAMES)[: len(kept)]
+    assert f"out/{sorted(NAMES)[len(kept)]}' cannot be written: no space left on device; what was restored" in line
+    assert 2 <= len(kept) < 7
+    monkeypatch.setattr(assignments.Path, "write_bytes", real)
+    assert "holds an unfinished restoring: go on with it (--resume)" in refused(
+        "restore", small_run, damaged, tmp_path / "out"
+    )
+    assert licm("restore", small_run, damaged, tmp_path / "out", "--resume", *more).returncode == 0
+    whole = licm("restore", small_run, damaged, tmp_path / "whole", *more)
+    assert whole.returncode == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in tree(folder)}
+
+
+def test_an_output_that_cannot_be_written(small_run, damaged, tmp_path, monkeypatch):
+    line = refused("restore", small_run, damaged, tmp_path / "run" / files.CONFIG / "out")
+    assert "out/.restoring' cannot be written: not a directory" in line
+    real = Path.mkdir
+
+    def mkdir(path: Path, *arguments: object, **options: object) -> None:
+        if path.name == UNFINISHED:
+            raise OSError(errno.EROFS, "Read-only file system")
+        real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
     line = refused("restore", small_run, damaged, tmp_path / "out")
-    fourth = sorted(NAMES)[3]
-    assert f"out/{fourth}' cannot be written: no space left on device; nothing is kept of what was restored" in line
+    assert "out/.restoring' cannot be written: read-only file system" in line
     assert {path.name for path in tmp_path.iterdir()} == {"damaged", "run"}
-    monkeypatch.undo()
-    assert licm("restore", small_run, damaged, tmp_path / "out").returncode == 0
+
+
+def test_odd_names_come_back_as_they_are(small_run, tmp_path):
+    odd = ["-q.png", 'a\nb, "c".png', "ä ö.PNG", "%s.png", f"{'n' * 250}.png", os.fsdecode(b"\xff.png"), "=1+1.png"]
+    (tmp_path / "in").mkdir()
+    for name in odd:
+        Image.fromarray(np.zeros((12, 12), np.uint8)).save(tmp_path / "in" / name, "PNG")
+    (tmp_path / "in" / "a\x1b[2Jb\n.png").write_bytes(b"")
+    done = licm("restore", small_run, tmp_path / "in", tmp_path / "out", "--parquet")
+    assert done.returncode == 3
+    assert r"licm: warning: skipped 'a\x1b[2Jb\n.png': cannot be read: not an image" in done.stderr
+    assert done.stderr.count("\n") == 2
+    with (tmp_path / "out" / ASSIGNMENTS).open(newline="", errors="surrogateescape") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == sorted(odd)
+    assert set(tree(tmp_path / "out")) >= set(odd)
+
+
+def test_restoring_by_the_router(small_run, damaged, tmp_path):
+    done = restore_files(small_run, damaged, tmp_path / "out", routed=True)
+    run = load_run(small_run)
+    names = [row["path"] for row in assigned(tmp_path / "out")]
+    images = torch.from_numpy(np.stack([pixels(damaged / name) for name in names])).float().div(255)[:, None]
+    expected = run.router(images).argmax(dim=1)
+    assert [int(row["expert"]) for row in assigned(tmp_path / "out")] == expected.tolist()
+    assert all(row["margin"] == "" and 0 < float(row["score"]) < 1 for row in assigned(tmp_path / "out"))
+    assert done["wins"] == torch.bincount(expected, minlength=len(run.experts)).tolist()
+
+
+def test_restoring_by_a_router_that_is_not_there(damaged, tmp_path):
+    run = small_trained(tmp_path / "run", 1, 12, **{"router.enabled": False})
+    with pytest.raises(ValueError, match=r"this run has no router: train one with router\.enabled"):
+        restore_files(run, damaged, tmp_path / "out", routed=True)
+    assert not (tmp_path / "out").exists()

@@ -48,11 +48,15 @@ def check_free(folder: Path) -> None:
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def hold(folder: Path, *, called: str | None = None) -> Iterator[None]:
     """Makes the folder if need be and keeps other processes out of it; leaves none behind that stayed empty.
 
     The lock is one of the system, which frees it when the process ends, however it ends: a lock file that a killed
     process left behind keeps nobody out.
+
+    Args:
+        folder: The folder.
+        called: What the message calls it; None for a run folder.
 
     Raises:
         ValueError: If another process holds the folder.
@@ -69,7 +73,7 @@ def hold(folder: Path) -> Iterator[None]:
             holder = path.read_text(encoding="utf-8").strip()
         by = f"process {holder}" if holder.isdigit() else "another process"
         raise ValueError(
-            f"run folder {str(folder)!r} is in use by {by}; wait for its end or choose another folder"
+            f"{called or f'run folder {str(folder)!r}'} is in use by {by}; wait for its end or choose another folder"
         ) from None
     try:
         with suppress(OSError, UnicodeDecodeError):  # who holds it, for the message above

@@ -210,28 +210,41 @@ def restore(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder whose experts restore.")],
     source: Annotated[Path, typer.Argument(metavar="IN", help="An image, or a folder of images.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty folder for the restored images.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what was begun in OUT.")] = False,
+    parquet: Annotated[bool, typer.Option("--parquet", help="Write assignments.parquet too (an extra).")] = False,
+    routed: Annotated[bool, typer.Option("--routed", help="Ask one expert an image, named by the router.")] = False,
     device: Device = "cpu",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Restore images: each goes through the expert that wins it.
+    """Restore images of any sizes: each goes through the expert that wins it.
 
-    OUT gets every image under its name and in its format, and assignments.csv: path, expert, score.
+    OUT gets every image under its name and in its format, and assignments.csv: path, expert, score, margin. An image
+    that cannot be restored is named and skipped; the exit status is then 3.
 
     Example: licm restore runs/first damaged/ restored/
     """
+    from licm.assignments import ASSIGNMENTS, SKIPPED
     from licm.progress import track_images
-    from licm.restoring import ASSIGNMENTS, restore_files
+    from licm.restoring import restore_files
 
     log(quiet=quiet)
-    with track_images(quiet=quiet or as_json) as callback:
-        record = restore_files(run, source, out, device=device, callback=callback)
+    try:
+        with track_images(quiet=quiet or as_json) as callback:
+            record = restore_files(
+                run, source, out, resume=resume, parquet=parquet, routed=routed, device=device, callback=callback
+            )
+    except KeyboardInterrupt:
+        fail("stopped, and what is done is kept; go on with the same command and --resume", code=130)
     if as_json:
         typer.echo(json.dumps(record))
     elif not quiet:
-        typer.echo(f"restored {record['images']} image(s), mean score {record['mean_score']:.3f}")
-        typer.echo(f"won by expert: {', '.join(f'{i}: {n}' for i, n in enumerate(record['wins']) if n)}")
+        if record["images"]:
+            typer.echo(f"restored {record['images']} image(s), mean score {record['mean_score']:.3f}")
+            typer.echo(f"won by expert: {', '.join(f'{i}: {n}' for i, n in enumerate(record['wins']) if n)}")
         typer.echo(f"saved: {out}, with {ASSIGNMENTS}")
+    if record["skipped"]:
+        fail(f"licm: {record['skipped']} image(s) could not be restored: {out / SKIPPED} says why", code=3)
 
 
 @app.command()

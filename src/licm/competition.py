@@ -19,7 +19,6 @@ cycle error |F_j(E_j(x')) - x'|^2 of Zhu et al., ICCV 2017), and by them ties ar
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,111 +26,17 @@ from torch import Generator, Tensor
 
 from licm.checks import check_images
 from licm.models import Discriminator, ExpertBank, score_matrix
-
-Objective = Literal["all_experts", "winner_weighted", "score_weighted"]
+from licm.objective import (
+    Objective,
+    choose_outputs,
+    choose_winners,
+    discriminator_loss,
+    gradient_penalty,
+    output_weights,
+)
+from licm.routing import RouterCheck, Routing
 
 USUAL = 0.98  # decay of the moving average of an expert's cycle error, by steps in which it is in a tie
-
-
-def choose_winners(scores: Tensor) -> Tensor:
-    """Returns the expert with the highest score for each image; a tie goes to the first of the tied.
-
-    Args:
-        scores: [N', n], logits or probabilities.
-
-    Returns:
-        int64 [n].
-
-    >>> choose_winners(torch.tensor([[0.1, 0.5], [0.9, 0.5]])).tolist()
-    [1, 0]
-    """
-    is_best = scores == scores.max(dim=0).values
-    return is_best.to(torch.uint8).argmax(dim=0)
-
-
-def attention(objective: Objective, logits: Tensor) -> Tensor:
-    """Returns whose output D looks at harder: the winner's or, under (3''), each in proportion to its odds.
-
-    The odds of a score p are p / (1 - p), so the shares are the softmax of the logits: one for a clear winner, and
-    even between experts that do the same work. Under (3') two such experts were seen to take turns for ever, likely
-    because D turns on whichever wins; under (3'') winning by a hair changes nothing (docs/ablation.md).
-
-    Args:
-        objective: "score_weighted" for (3''), else the winner.
-        logits: D's logits for every expert's output, [N', n].
-
-    Returns:
-        [N', n], each column of sum 1.
-    """
-    if objective == "score_weighted":
-        return logits.softmax(dim=0)
-    return F.one_hot(choose_winners(logits), len(logits)).T.to(logits.dtype)
-
-
-def attended_share(objective: Objective, num_experts: int) -> float:
-    """Returns the weight in D's objective of the output attended to: 1/N' under (3), half under (3') and (3'')."""
-    return 1 / num_experts if objective == "all_experts" or num_experts == 1 else 0.5
-
-
-def output_weights(objective: Objective, logits: Tensor) -> Tensor:
-    """Returns the weight w_j of every expert's output in D's objective, [N', n], each column of sum 1.
-
-    With attention a and its share s, w_j = s a_j + (1 - s) (1 - a_j) / (N' - 1): the output attended to, and the
-    others evenly. For (3), s = 1/N' makes it 1/N' whatever a.
-
-    >>> output_weights("winner_weighted", torch.tensor([[0.0], [2.0], [0.0]])).flatten().tolist()
-    [0.25, 0.5, 0.25]
-    """
-    num_experts = len(logits)
-    share, attended = attended_share(objective, num_experts), attention(objective, logits)
-    return share * attended + (1 - share) * (1 - attended) / max(num_experts - 1, 1)
-
-
-def choose_outputs(objective: Objective, num_experts: int, attended: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-    """Chooses which experts' outputs D learns from, with weights whose mean over draws is `output_weights`.
-
-    Args:
-        objective: See `attention`.
-        num_experts: N', at least 2.
-        attended: int64 [n], an expert for each image, drawn by its attention.
-        draws: int64 [k, n] in [0, N' - 2], which of the others to take, distinct within an image and each as likely
-            as another. They share the others' whole weight.
-
-    Returns:
-        The chosen experts, int64 [1 + k, n] with the one attended to first, and their weights, float [1 + k], sum 1.
-    """
-    others = draws + (draws >= attended).long()  # skips the one attended to
-    share = attended_share(objective, num_experts)
-    weights = [share] + [(1 - share) / len(draws)] * len(draws)
-    return torch.cat([attended[None], others]), torch.tensor(weights, device=attended.device)
-
-
-def draw_attended(probabilities: Tensor, generator: Generator) -> Tensor:
-    """Draws one expert for each image, with the probabilities in its column of [N', n]: int64 [n]."""
-    point = torch.rand(probabilities.shape[1], generator=generator).to(probabilities)
-    return (probabilities.cumsum(dim=0)[:-1] <= point).sum(dim=0)
-
-
-def draw_others(num_images: int, num_experts: int, count: int, generator: Generator) -> Tensor:
-    """Draws `count` of the N' - 1 other experts for each image, evenly, without replacement: int64 [count, n]."""
-    return torch.rand(num_experts - 1, num_images, generator=generator).argsort(dim=0)[:count]
-
-
-def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, weights: Tensor) -> Tensor:
-    """Returns minus D's objective, -(E_P log D(x) + E_Q sum_j w_j log(1 - D(E_j(x')))).
-
-    Args:
-        real_logits: [n], D's logits on canonical images.
-        fake_logits: [k, m], on the outputs of k experts for each of m transformed images.
-        weights: [k, 1] or [k, m].
-    """
-    return F.softplus(-real_logits).mean() + (weights * F.softplus(fake_logits)).sum(dim=0).mean()
-
-
-def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
-    """Returns E |grad_x D(x)|^2 / 2, differentiable in D's parameters; `images` must require a gradient."""
-    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return gradient.square().sum() / (2 * len(images))
 
 
 @dataclass(frozen=True)
@@ -139,12 +44,14 @@ class StepRecord:
     """What one step saw and did.
 
     Attributes:
-        scores: D's probabilities for every expert's output before the step, [N', n].
+        scores: D's probabilities for every expert's output before the step, [N', n]; 0 for who was not asked.
         winners: int64 [n].
         real_score: Mean probability D gave the canonical images before its step.
         discriminator_loss: Minus D's objective, without the penalty.
         expert_loss: Mean over the experts that won of -log D of their winning outputs, under the new D.
         cycle_error: Mean over the experts that won of the squared error a pixel of F_j(E_j(x')); None without F.
+        asked: Which experts were, bool [N', n].
+        router_check: What an exact step told of a router's proposals; None at the other steps.
     """
 
     scores: Tensor
@@ -152,7 +59,9 @@ class StepRecord:
     real_score: float
     discriminator_loss: float
     expert_loss: float
-    cycle_error: float | None = None
+    cycle_error: float | None
+    asked: Tensor
+    router_check: RouterCheck | None = None
 
 
 class Competition:
@@ -172,6 +81,7 @@ class Competition:
         forward: One network for each expert, of its shapes and without batch statistics; None for none.
         cycle_weight: Weight of the cycle error beside an expert's loss.
         tie_margin: Scores nearer to the best than this part of `mean_margin` are ties; 0: the best score wins.
+        routing: Learns whom to ask, and says so once it is trusted; None: all experts are always asked.
         learning_rate: Adam's, for experts and D.
         betas: Adam's.
     """
@@ -187,9 +97,12 @@ class Competition:
         forward: ExpertBank | None = None,
         cycle_weight: float = 0.0,
         tie_margin: float = 0.0,
+        routing: Routing | None = None,
         learning_rate: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
+        if routing is not None and routing.proposals > 0 and bank.uses_batch_statistics:
+            raise ValueError("a router cannot choose among experts with batch statistics: each needs the whole batch")
         self.bank = bank
         self.discriminator = discriminator
         self.objective: Objective = objective
@@ -201,6 +114,7 @@ class Competition:
         self.tie_margin = tie_margin
         self.mean_margin = 0.0  # the winners' mean lead, over D's score of canonical images; 0 while ties are left
         self.usual_error = torch.zeros(len(bank))  # moving average of each expert's cycle error in ties; 0: none yet
+        self.routing = routing
         self.learning_rate = learning_rate
         # One Adam for all experts: it leaves parameters whose gradient is None, the losers', untouched.
         adam = partial(torch.optim.Adam, lr=learning_rate, betas=betas, fused=True)
@@ -240,36 +154,59 @@ class Competition:
             transformed: Images from the mixture Q, [m, c, h, w] in [0, 1].
             generator: Where a sample of losers is drawn from.
         """
-        outputs = self._transform(transformed)
-        with torch.no_grad():
-            logits = torch.stack([self.discriminator(output) for output in outputs])
-        d_loss, real_score = self._update_discriminator(canonical, outputs, logits, generator)
-        winners = self._name_winners(transformed, outputs, logits.sigmoid() / max(real_score, 1e-6))
+        stands_for = transformed.new_ones(len(self.bank), len(transformed))
+        if self.routing is not None:
+            stands_for = self.routing.propose(transformed, len(self.bank), generator)
+        asked = stands_for > 0
+        outputs = self._transform(transformed, asked)
+        logits = self._score(outputs, asked)
+        d_loss, real_score = self._update_discriminator(canonical, outputs, logits, stands_for, generator)
+        scores = logits.sigmoid() / max(real_score, 1e-6)
+        winners = self._name_winners(transformed, outputs, scores, asked)
+        check = None
+        if self.routing is not None:
+            if asked.all():
+                check = self.routing.check(transformed, scores, winners)
+            self.routing.learn(transformed, winners)
         e_loss, cycle_error = self._update_winners(transformed, outputs, winners)
-        return StepRecord(logits.sigmoid(), winners, real_score, d_loss, e_loss, cycle_error)
+        return StepRecord(logits.sigmoid(), winners, real_score, d_loss, e_loss, cycle_error, asked, check)
 
-    def _transform(self, transformed: Tensor) -> list[Tensor]:
-        """Every expert's output; with the graph only where the winners' update cannot do without.
+    def _transform(self, transformed: Tensor, asked: Tensor) -> list[Tensor]:
+        """The outputs of the experts asked, zeros elsewhere; with the graph only where the winners' update needs it.
 
         Under batch normalisation an output depends on the whole batch, so the winners' gradient needs the
         graph of the full batch. Without it, the winners alone are transformed again.
         """
         self.bank.train()
-        with torch.set_grad_enabled(self.bank.uses_batch_statistics):
+        if self.bank.uses_batch_statistics:
             return self.bank(transformed)
+        with torch.no_grad():
+            if asked.all():
+                return self.bank(transformed)
+            outputs = [torch.zeros_like(transformed) for _ in self.bank]
+            for expert, output, chosen in zip(self.bank, outputs, asked):
+                if chosen.any():
+                    output[chosen] = expert(transformed[chosen])
+            return outputs
+
+    @torch.no_grad()
+    def _score(self, outputs: list[Tensor], asked: Tensor) -> Tensor:
+        """D's logits of the outputs, [N', n], a batch at a time; minus infinity for who was not asked."""
+        logits = torch.full(asked.shape, -torch.inf, device=asked.device)
+        packed = torch.stack(outputs)[asked]
+        logits[asked] = torch.cat([self.discriminator(part) for part in packed.split(asked.shape[1])])
+        return logits
 
     def _update_discriminator(
-        self, canonical: Tensor, outputs: list[Tensor], logits: Tensor, generator: Generator
+        self, canonical: Tensor, outputs: list[Tensor], logits: Tensor, stands_for: Tensor, generator: Generator
     ) -> tuple[float, float]:
         num_experts, n = logits.shape
         if self.loser_samples is not None and self.loser_samples < num_experts - 1:
-            attended = draw_attended(attention(self.objective, logits), generator)
-            draws = draw_others(n, num_experts, self.loser_samples, generator).to(logits.device)
-            chosen, weights = choose_outputs(self.objective, num_experts, attended, draws)
+            chosen, weights = choose_outputs(self.objective, logits, stands_for, self.loser_samples, generator)
             weights = weights[:, None]
         else:
-            chosen = torch.arange(num_experts, device=logits.device)[:, None].expand(-1, n)
-            weights = output_weights(self.objective, logits)
+            chosen = stands_for.topk(int((stands_for[:, 0] > 0).sum()), dim=0).indices
+            weights = output_weights(self.objective, logits, stands_for).gather(0, chosen)
         fakes = torch.stack([output.detach() for output in outputs])[chosen, torch.arange(n)]
         real = canonical.detach().requires_grad_(self.r1_gamma > 0)
         real_logits = self.discriminator(real)
@@ -284,7 +221,7 @@ class Competition:
         return loss.item(), real_logits.detach().sigmoid().mean().item()
 
     @torch.no_grad()
-    def _name_winners(self, transformed: Tensor, outputs: list[Tensor], scores: Tensor) -> Tensor:
+    def _name_winners(self, transformed: Tensor, outputs: list[Tensor], scores: Tensor, asked: Tensor) -> Tensor:
         """The best scores win; a tie goes to the expert whose cycle error is lowest beside what is usual for it.
 
         What counts is the comparative advantage: by the error itself, the better of two forward networks would win all.
@@ -293,7 +230,7 @@ class Competition:
         winners, gap = choose_winners(scores), self.tie_margin * self.mean_margin
         if self.forward is None or gap <= 0:
             return winners
-        near = scores >= scores.max(dim=0).values - gap
+        near = asked & (scores >= scores.max(dim=0).values - gap)
         tied = near.sum(dim=0) > 1
         errors = torch.full_like(scores, torch.inf)
         for j in (near & tied).any(dim=1).nonzero().flatten().tolist():

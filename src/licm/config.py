@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from licm.checks import unknown_name
 
+_OF_WHOLE_BATCHES = ("convolutional", "batch")
 _LARGEST = 1 << 53  # whole numbers up to here are the same in JSON; what is larger is a slip of the keyboard
 _Path = Annotated[str, Field(min_length=1)]  # the empty one would be the current folder
 
@@ -33,6 +34,9 @@ class DataConfig(_Section):
     transformed: _Path | None = Field(None, description="a path to transformed images of one's own")
     channels: Literal[1, 3] | None = Field(None, description="grey or colour, of image folders; None: as they are")
     image_size: int | None = Field(None, ge=8, le=4096, description="pad with black to this size; None: as they are")
+    crop_size: int | None = Field(
+        None, ge=8, le=4096, description="train on random crops of this size of one's own images, of any sizes"
+    )
     fresh_mixture: bool = Field(False, description="draw the mechanism of each image anew at each step")
     mechanism_weights: tuple[float, ...] | None = Field(
         None, description="relative frequency of each mechanism in the mixture; None: equal"
@@ -46,7 +50,7 @@ class ExpertConfig(_Section):
     architecture: str = Field("convolutional", validate_default=False, description="a name in licm.models.EXPERTS")
     width: int = Field(16, ge=1, le=4096)
     depth: int = Field(5, ge=2, le=100)
-    normalization: Literal["batch", "none"] = "batch"
+    normalization: Literal["batch", "layer", "none"] = "batch"
     activation: Literal["elu", "leaky_relu"] = "elu"
     head: Literal["sigmoid", "residual"] = "sigmoid"
     dilations: tuple[Annotated[int, Field(ge=1)], ...] | None = None
@@ -80,7 +84,8 @@ class DiscriminatorConfig(_Section):
 class IdentityConfig(_Section):
     """The approximate-identity start; see `licm.identity`."""
 
-    start: Literal["trained", "analytic", "none"] = "trained"
+    start: Literal["trained", "copied", "analytic", "none"] = "trained"
+    noise: float = Field(0.1, ge=0, description="of copies of the first expert, over the size of its weights")
     learning_rate: float = Field(3e-3, gt=0)
     tolerance: float = Field(0.002, gt=0)
     max_steps: int = Field(500, ge=1)
@@ -100,6 +105,16 @@ class CompetitionConfig(_Section):
     tie_margin: float = Field(
         0.5, ge=0, description="scores this near, in units of the mean margin, are ties for forward networks to settle"
     )
+
+
+class RouterConfig(_Section):
+    """A small network that learns whom an image goes to; see `licm.routing`."""
+
+    enabled: bool = Field(True, description="learn along, for restoring with one expert an image")
+    proposals: int = Field(0, ge=0, description="experts asked about an image, and one more; 0: all, always")
+    check_every: int = Field(50, ge=1, description="steps between exact competitions")
+    trusted_from: float = Field(0.97, ge=0, le=1, description="share of winners proposed, from which it is asked")
+    learning_rate: float = Field(1e-3, gt=0)
 
 
 class RevivalConfig(_Section):
@@ -125,7 +140,7 @@ class TrainingConfig(_Section):
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     decay: bool = Field(True, description="constant, then linear to zero; False: constant to the end")
     healthy_steps: int = Field(100, ge=1, description="steps of health after which the decay begins")
-    validate_every: int = Field(25, ge=1)
+    validate_every: int = Field(50, ge=1)
     validation_images: int = Field(250, ge=1)
     save_every: int = Field(50, ge=1)
 
@@ -142,6 +157,7 @@ class Config(_Section):
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     identity: IdentityConfig = IdentityConfig()
     competition: CompetitionConfig = CompetitionConfig()
+    router: RouterConfig = RouterConfig()
     revival: RevivalConfig = RevivalConfig()
     training: TrainingConfig = TrainingConfig()
 
@@ -169,6 +185,10 @@ class Config(_Section):
             raise ValueError("identity.start 'analytic' needs experts.head 'residual'")
         if self.identity.start == "analytic" and self.experts.architecture != "convolutional":
             raise ValueError("identity.start 'analytic' is for the experts of this library, not for one's own")
+        if self.router.proposals and not self.router.enabled:
+            raise ValueError("router.proposals needs router.enabled")
+        if self.router.proposals and (self.experts.architecture, self.experts.normalization) == _OF_WHOLE_BATCHES:
+            raise ValueError("router.proposals needs experts.normalization 'layer': 'batch' takes the whole batch")
         return self
 
 
@@ -177,7 +197,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {
         "data": {"image_size": 32},
-        "experts": {"width": 32},
+        "experts": {"width": 32, "normalization": "batch"},
         "discriminator": {"activation": "elu"},
         "identity": {"learning_rate": 1e-3},
         "competition": {
@@ -187,6 +207,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "cycle_weight": 0.0,
             "tie_margin": 0.0,
         },
+        "router": {"enabled": False},
         "revival": {"enabled": False},
         "training": {"steps": 600, "decay": False},
     },

@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from licm.crops import Heap
 from licm.downloads import MIRRORS
 from licm.mechanisms import parse_mechanisms
+from licm.pictures import top_left
 from licm.seeding import generator
 from licm.sources import (
     ImageSet,
@@ -122,11 +124,6 @@ def _padded(images: ImageSet, size: int | None) -> ImageSet:
     return replace(images, images=F.pad(images.images, border))
 
 
-def top_left(height: int, width: int, size: int) -> tuple[int, int]:
-    """Returns where the corner of an image lies that is padded to `size` in height and width."""
-    return (size - height) // 2, (size - width) // 2
-
-
 def to_float(images: Tensor) -> Tensor:
     """Turns uint8 images in 0..255 into float32 in [0, 1]."""
     return images.float().div_(255)
@@ -202,6 +199,8 @@ class TrainingData:
         validation: Monitoring; nothing of it decides anything in training. None for one's own images.
         redraw: Where the mixture is drawn afresh, (indices, generator) -> images; else None.
         labels: Class of each canonical image, int64 [n], or None; for monitoring only, like `validation`.
+        heaps: Images of any sizes, canonical and transformed, of which batches are random crops; else None.
+            `canonical` and `transformed` are then samples of their crops, for what looks at all at once.
     """
 
     canonical: Tensor
@@ -209,9 +208,16 @@ class TrainingData:
     validation: Mixture | None = None
     redraw: Callable[[Tensor, Generator], Tensor] | None = None
     labels: Tensor | None = None
+    heaps: tuple[Heap, Heap] | None = None
 
     def batch(self, step: int, size: int, *, seed: int) -> tuple[Tensor, Tensor]:
         """Returns the canonical and the transformed batch of a step, which depend on nothing but (seed, step)."""
+        if self.heaps is not None:
+            real, fake = (
+                heap.batch(step, size, seed=seed, purpose=f"{name} crops")
+                for heap, name in zip(self.heaps, ("canonical", "transformed"))
+            )
+            return real, fake
         real = self.canonical[batch_indices(len(self.canonical), size, step, seed, "canonical batches")]
         indices = batch_indices(len(self.transformed), size, step, seed, "transformed batches")
         if self.redraw is None:
@@ -247,18 +253,21 @@ def load_training_data(
     mechanism_weights: Sequence[float] | None = None,
     canonical: str | None = None,
     transformed: str | None = None,
+    crop_size: int | None = None,
 ) -> TrainingData:
     """Loads what a run trains on: a source under known mechanisms, or one's own two folders.
 
     Raises:
-        ValueError: If only one of `canonical` and `transformed` is given, their images differ in shape, or a
-            source cannot be read.
+        ValueError: If only one of `canonical` and `transformed` is given, their images differ in shape, a source
+            cannot be read, or there is a `crop_size` without them.
     """
     if (canonical is None) != (transformed is None):
         raise ValueError("data: canonical and transformed go together, got only one of them")
     if canonical is not None and transformed is not None:
         if IN_MEMORY in (canonical, transformed):
             raise ValueError("data: the run was trained on images in memory, which its folder does not keep")
+        if crop_size is not None:
+            return _crops_of(canonical, transformed, crop_size, channels)
         real, fake = (
             _padded(load_images(path, channels=channels), image_size).images for path in (canonical, transformed)
         )
@@ -267,6 +276,8 @@ def load_training_data(
                 f"data.transformed: expected images like those of data.canonical, {_kind(real)}, got {_kind(fake)}"
             )
         return TrainingData(to_float(real), to_float(fake))
+    if crop_size is not None:
+        raise ValueError("data.crop_size: crops are of images of one's own, data.canonical and data.transformed")
     originals = load_originals(source, seed=seed, image_size=image_size, channels=channels)
     chosen = parse_mechanisms(mechanisms)
     mixture = make_mixture(originals.to_transform, chosen, draws=generator(seed, "mixture"), weights=mechanism_weights)
@@ -281,6 +292,16 @@ def load_training_data(
         validation=evaluation_mixture(originals.validation, chosen),
         redraw=redraw if fresh_mixture else None,
         labels=originals.canonical.labels,
+    )
+
+
+def _crops_of(canonical: str, transformed: str, size: int, channels: int | None) -> TrainingData:
+    real, fake = (Heap(path, size=size, channels=channels) for path in (canonical, transformed))
+    if real.channels != fake.channels:
+        kinds = ["grey" if heap.channels == 1 else "colour" for heap in (real, fake)]
+        raise ValueError(f"data.transformed: expected images like those of data.canonical, {kinds[0]}, got {kinds[1]}")
+    return TrainingData(
+        real.sample(purpose="canonical sample"), fake.sample(purpose="transformed sample"), heaps=(real, fake)
     )
 
 

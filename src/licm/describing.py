@@ -15,6 +15,7 @@ from torch import Tensor
 
 from licm import checkpoint as files
 from licm.competition import compete
+from licm.crops import Heap
 from licm.datasets import load_training_data, to_float
 from licm.mechanisms import Mechanism
 from licm.operators import FITS_ROUGHLY, FITS_WELL, Fit, Operator, fit_operator, to_where
@@ -64,6 +65,9 @@ def load_for_description(
     if images is None:
         known = config.data.model_dump()
         images = load_training_data(**known, mechanisms=config.mechanisms, seed=config.seed).transformed
+    elif not isinstance(images, Tensor) and config.data.crop_size is not None:
+        heap = Heap(images, size=config.data.crop_size, channels=run.discriminator.channels)
+        images = heap.sample(purpose="transformed sample")
     elif not isinstance(images, Tensor):
         images = to_float(load_images(images, channels=config.data.channels).images)
     every = max(1, -(-len(images) // MAX_IMAGES))

@@ -23,7 +23,7 @@ from licm.datasets import (
 )
 from licm.mechanisms import parse_mechanisms
 from licm.records import Samples
-from licm.run import Run, load_run, restore_images
+from licm.run import Run, load_run, restore_images, route_images
 
 Split = Literal["test", "validation"]
 
@@ -160,6 +160,7 @@ def _labelled_figures(run: Run, split: Split) -> dict[str, Any]:
         "winner_matrix": matrix.tolist(),
         "per_mechanism": per_mechanism,
         "forward_psnr": _forward_psnr(run, mixture, matrix),
+        "router_agreement": _router_agreement(run, mixture.images, winners),
     }
 
 
@@ -175,6 +176,13 @@ def _forward_psnr(run: Run, mixture: Mixture, matrix: Tensor) -> list[float | No
     return found
 
 
+def _router_agreement(run: Run, images: Tensor, winners: Tensor) -> float | None:
+    """Share of images for which the router names the winner of the exact competition."""
+    if run.competition.routing is None:
+        return None
+    return (route_images(run, images) == winners.cpu()).double().mean().item()
+
+
 def _label_free_figures(run: Run) -> dict[str, Any]:
     data = _training_data(run.config)
     moved = data.transformed.to(run.device, memory_format=torch.channels_last)
@@ -187,6 +195,7 @@ def _label_free_figures(run: Run) -> dict[str, Any]:
         **dict.fromkeys((*unknown, "psnr", "ssim", "forward_psnr")),
         **_shares_and_scores(scores, winners, real_score),
         "duplicate_experts": metrics.duplicates_without_labels(scores.T, real_score=real_score),
+        "router_agreement": _router_agreement(run, data.transformed, winners),
     }
 
 

@@ -58,12 +58,14 @@ class Health:
         best = scores.gather(0, winners[None])[0]
         self.win_share = torch.lerp(wins / wins.sum(), self.win_share, self.decay)
         won_by = torch.nn.functional.one_hot(winners, len(scores)).float()
-        mean_scores = (scores @ won_by / wins.clamp(min=1)).T  # [i, j]: j's score over the images i won
-        mean_score = mean_scores.diagonal()
+        mean_score = (scores @ won_by).diagonal() / wins.clamp(min=1)
+        asked = record.asked.cpu().float()
+        seen = (asked @ won_by).T  # [i, j]: images that i won and j was asked about
+        lead = ((asked * (best - scores)) @ won_by).T / seen.clamp(min=1)  # i's score minus j's over these
         # An expert's score moves with the evidence: by its own wins, not by time.
-        pull = 1 - self.decay ** (wins * len(scores) / wins.sum())
-        self.winning_score = torch.lerp(self.winning_score, mean_score, pull)
-        self.gaps = torch.lerp(self.gaps, mean_score[:, None] - mean_scores, pull[:, None])
+        pull = 1 - self.decay ** (seen * len(scores) / wins.sum())
+        self.winning_score = torch.lerp(self.winning_score, mean_score, pull.diagonal())
+        self.gaps = torch.lerp(self.gaps, lead, pull)
         if len(scores) > 1:
             gap = best - scores.scatter(0, winners[None], -torch.inf).max(dim=0).values
             contribution = torch.zeros(len(scores)).index_add_(0, winners, gap) / len(winners)

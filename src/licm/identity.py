@@ -1,7 +1,8 @@
 """The approximate-identity start: before the competition each expert reproduces its input.
 
-The slides train every expert on *transformed* data to give it back ("trained"). A residual head offers a
-start without training ("analytic"): with a last convolution near zero, sigmoid(logit(x) + 0) is x.
+The slides train every expert on *transformed* data to give it back ("trained"). It is much cheaper to do so with one,
+and to start the others as copies of it with noise on their weights ("copied"). A residual head offers a start without
+training ("analytic"): with a last convolution near zero, sigmoid(logit(x) + 0) is x.
 """
 
 import torch
@@ -35,7 +36,7 @@ def train_identity(
         learning_rate: Adam's.
 
     Returns:
-        The number of steps taken.
+        The number of steps taken, 0 where the expert was near enough.
     """
     expert.train()
     optimizer = torch.optim.Adam(expert.parameters(), lr=learning_rate, fused=True)
@@ -43,12 +44,33 @@ def train_identity(
     for step in range(1, max_steps + 1):
         batch = images[torch.randint(len(images), (batch_size,), generator=draws)]
         loss = nn.functional.mse_loss(expert(batch), batch)
+        near = loss.item() < tolerance
+        if near and step == 1:  # a copy of one that is: the first step of Adam, of full length, would lead away
+            return 0
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        if loss.item() < tolerance:
+        if near:
             return step
     return max_steps
+
+
+@torch.no_grad()
+def copy_with_noise(expert: nn.Module, source: nn.Module, *, noise: float, seed: int, index: int) -> None:
+    """Makes an expert a copy of another, but for noise on each tensor of weights.
+
+    Args:
+        expert: Changed in place.
+        source: Of the same architecture.
+        noise: Standard deviation, over the root mean square of the tensor's entries.
+        seed: The run's seed.
+        index: The expert's number, so that each has its own noise.
+    """
+    expert.load_state_dict(source.state_dict())
+    draws = generator(seed, "identity noise", index)
+    for parameter in expert.parameters():
+        size = noise * parameter.square().mean().sqrt()
+        parameter.add_(size * torch.randn(parameter.shape, generator=draws).to(parameter))
 
 
 def analytic_identity(expert: nn.Module, *, seed: int, index: int, std: float = 0.01) -> None:

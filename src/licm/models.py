@@ -15,7 +15,7 @@ from licm.checks import check_images
 
 Activation = Literal["elu", "leaky_relu"]
 Head = Literal["sigmoid", "residual"]
-Normalization = Literal["batch", "none"]
+Normalization = Literal["batch", "layer", "none"]
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"elu": nn.ELU, "leaky_relu": lambda: nn.LeakyReLU(0.1)}
 _LOGIT_MARGIN = 0.01  # the residual head maps pixels into [0.01, 0.99], where the logit is finite
@@ -29,11 +29,16 @@ class Expert(nn.Module):
     shift-equivariant up to the zero padding: it cannot turn or flip an image, for which `coordinates`
     (two more input channels with y and x in [-1, 1]) and `dilations` (a wider view) are there.
 
+    `is_local` says that in evaluation mode an output pixel depends on nothing else: an image can then go through in
+    tiles that overlap by the radius, with the same result. Coordinates, which tell where in the whole image a pixel
+    is, take that away, and so does layer normalisation, over the whole image.
+
     Args:
         channels: c, of input and output.
         width: Filters of each hidden convolution.
         depth: Number of convolutions, at least 2.
-        normalization: "batch" or "none", between each hidden convolution and its activation.
+        normalization: "batch" (slides), "layer" (over all channels and pixels of an image, so that an output does not
+            depend on the other images) or "none", between each hidden convolution and its activation.
         activation: "elu" (slides) or "leaky_relu" (slope 0.1; much cheaper on a CPU).
         head: "sigmoid" (of the last convolution) or "residual": sigmoid(logit(x) + last convolution), which is
             the identity (within 0.01) when the last convolution is zero.
@@ -66,6 +71,8 @@ class Expert(nn.Module):
             )
             if normalization == "batch":
                 layers.append(nn.BatchNorm2d(width))
+            if normalization == "layer":
+                layers.append(nn.GroupNorm(1, width))
             layers.append(_ACTIVATIONS[activation]())
             inputs = width
         self.body = nn.Sequential(*layers)
@@ -74,6 +81,7 @@ class Expert(nn.Module):
         self.head = head
         self.coordinates = coordinates
         self.receptive_radius = sum(dilations)
+        self.is_local = not coordinates and normalization != "layer"
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the expert's output, [n, c, h, w] in [0, 1]."""

@@ -1,36 +1,27 @@
-"""Image files in, restored image files out: through the experts of a run, a batch at a time.
+"""Image files in, restored image files out: through the experts of a run, a shard at a time.
 
-The result appears at once when all is done: until then it lies beside its place, in a hidden folder that is removed
-if anything fails. The input is read only.
+A shard is as many images, in the order of their names, as are held in memory at once. When all its images are in their
+places it is noted, so that a process that is killed loses and repeats no more than one. The input is read only.
 """
 
-import csv
-import io
+import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from licm.datasets import to_float, top_left
-from licm.run import Run, load_run, restore_images
-from licm.sources import find_images, read_image
-from licm.writing import whole_folder, writing
+from licm.assignments import Assignment, Output, Skipped, check_output, check_parquet, open_output
+from licm.full_size import TILE_PIXELS, restore_full_size
+from licm.pictures import IMAGE_SUFFIXES, Picture, encode, is_grey, list_images, read_picture, with_channels
+from licm.routing import Router
+from licm.run import Run, load_run
 
-ASSIGNMENTS = "assignments.csv"
-_LOST = "; nothing is kept of what was restored so far"
-_FORMATS: dict[str, dict[str, Any]] = {  # by suffix, what keeps most of an image; the others lose nothing anyway
-    ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
-    ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
-    ".webp": {"format": "WEBP", "lossless": True},
-    ".png": {"format": "PNG"},
-    ".bmp": {"format": "BMP"},
-    ".tif": {"format": "TIFF"},
-    ".tiff": {"format": "TIFF"},
-}
+SHARD_IMAGES, SHARD_PIXELS = 128, 1 << 21  # the images of a shard: at most so many, or (but for the last) so large
+
+logger = logging.getLogger(__name__)
 
 
 def restore_files(
@@ -38,134 +29,176 @@ def restore_files(
     source: str | Path,
     out: str | Path,
     *,
+    resume: bool = False,
+    parquet: bool = False,
+    routed: bool = False,
     device: str = "cpu",
-    batch_size: int = 256,
+    tile_pixels: int = TILE_PIXELS,
     callback: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Restores an image, or all images in a folder and its subfolders, as the run's experts do.
 
-    For each image the experts compete, and the winner's output is written under the image's own name (its path within
-    `source`) and format. `assignments.csv` has a line for each: path, the winning expert, and the discriminator's
-    score of its output, the probability in 0..1 that it is a canonical image. No image is written before all have
-    been read once.
+    For each image the experts compete: each is scored by D's mean over crops, of the size it was trained on, of the
+    expert's output. The winner's output is written under the image's own name (its path within `source`), in its
+    format, size and depth. At the end `assignments.csv` has a line for each: path, the winning expert, its score, and
+    the margin to the best other expert. An image that cannot be restored is named in a warning and in `skipped.csv`,
+    and the others are restored.
 
     Args:
         run_folder: The run.
-        source: An image or a folder of images of the size that the run was trained on, or up to `data.image_size` if
-            that is set: they are then padded as in training, and what is written has their own size.
-        out: A folder that is new or empty, and not within `source`.
+        source: An image or a folder of images, of any sizes; see `licm.pictures` for kinds.
+        out: A folder that is new or empty, and not within `source`; with `resume`, also one that was begun or finished.
+        resume: Go on where a process that was killed or failed has stopped; begin if it has not begun.
+        parquet: Write `assignments.parquet` too, which needs pyarrow.
+        routed: Ask only the expert that the run's router names for each image: several times faster; no margins.
         device: Where to compute.
-        batch_size: Images held in memory at a time.
-        callback: Told how many images of how many are done, after each batch.
+        tile_pixels: Larger images go through the experts in tiles; see `licm.full_size.apply_expert`.
+        callback: Told how many images of how many are done, after each shard.
 
     Returns:
-        JSON values: `out`, `images` (how many), `wins` (how many by each expert) and `mean_score`.
+        JSON values: `out`, `images` (how many are restored), `skipped` (how many are not), `wins` (how many by each
+        expert) and `mean_score`, None without images.
 
     Raises:
-        ValueError: If `out` is taken or within `source`, if there is no image, if one cannot be read or has another
-            size or kind than the run was trained on, or if the run cannot be read.
-        OSError: If `out` cannot be written.
+        ValueError: If `out` is taken, in use or within `source`, was begun with another run, source or router, there
+            is no image, the run has no router to ask, or the run cannot be read.
+        OSError: If `out` cannot be written; what is restored so far is kept.
     """
     source, out = Path(source), Path(out)
-    _check_out(out, source)
+    _check_places(source, out)
+    check_output(out, resume=resume)
+    if parquet:
+        check_parquet()
     run = load_run(run_folder, device=device)
     if not run.finished:
-        logging.getLogger(__name__).warning(
-            "warning: run %r is unfinished: it stopped at step %d", str(run_folder), run.step
-        )
-    paths = find_images(source) if source.is_dir() else [source]
+        logger.warning("warning: run %r is unfinished: it stopped at step %d", str(run_folder), run.step)
+    router = run.router if routed else None
     base = source if source.is_dir() else source.parent
-    for path in paths:
-        _read(path, run)
-    rows = []
-    with whole_folder(out, _LOST) as fresh:
-        for path, image, expert, score in _restore(run, paths, batch_size):
-            name = path.relative_to(base)
-            with writing(out / name, _LOST):
-                _write(fresh / name, image)
-            rows.append((name.as_posix(), expert, round(score, 6)))
-            if len(rows) % batch_size == 0 or len(rows) == len(paths):
-                callback(len(rows), len(paths))
-        with writing(out / ASSIGNMENTS, _LOST):
-            _write_assignments(fresh / ASSIGNMENTS, rows)
-    wins = np.bincount([expert for _, expert, _ in rows], minlength=len(run.experts))
-    mean_score = float(np.mean([score for *_, score in rows]))
-    return {"out": str(out), "images": len(rows), "wins": wins.tolist(), "mean_score": mean_score}
+    names, refused = list_images(source) if source.is_dir() else ([source.name], {})
+    if not names and not refused:
+        raise ValueError(f"{source}: expected images ({' '.join(IMAGE_SUFFIXES)}), got a folder with none")
+    with open_output(
+        out, {"run": _weights(run), "images": str(source.resolve()), "routed": routed}, resume=resume
+    ) as output:
+        if output.finished:
+            logger.info("%r was finished before: nothing is restored anew", str(out))
+        else:
+            _note_refused(output, refused)
+            todo = [name for name in names if name not in output.done]
+            before = len(names) - len(todo)
+            for done in _restore(run, base, todo, output, router, tile_pixels):
+                callback(before + done, len(names))
+        output.finish(parquet=parquet)
+        output.finished = True
+        return {"out": str(out), **_summary(output, len(run.experts))}
 
 
-def _check_out(out: Path, source: Path) -> None:
+def _check_places(source: Path, out: Path) -> None:
     if not source.exists():
         raise ValueError(f"{source}: cannot be read: no such file or directory")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{str(out)!r} is a file: restored images go to a new or empty folder")
-    if out.is_symlink() or out.name in ("", ".."):
-        raise ValueError(f"{str(out)!r} is a link or the folder you are in: name a folder, which is made anew")
-    if source.is_dir() and source.resolve() in (out.resolve(), *out.resolve().parents):
+    if not source.is_dir() and not source.name.lower().endswith(IMAGE_SUFFIXES):
+        expected = f"a folder of images, or an image whose name ends in {' '.join(IMAGE_SUFFIXES)}"
+        raise ValueError(f"{source}: expected {expected}")
+    try:
+        real, place = source.resolve(), out.resolve()
+    except (OSError, RuntimeError):
+        raise ValueError(f"{str(out)!r} is a link that leads nowhere: choose a new or empty folder") from None
+    if source.is_dir() and real in (place, *place.parents):
         raise ValueError(f"{str(out)!r} is within {str(source)!r}: choose a folder outside of the images to restore")
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"folder {str(out)!r} is not empty: choose a new or empty one, nothing is overwritten")
 
 
-def _read(path: Path, run: Run) -> np.ndarray:
-    """Reads an image as uint8 [c, h, w] if the run can restore it."""
-    channels = next(run.discriminator.parameters()).shape[1]  # of the first convolution
-    size, padded = run.discriminator.image_size, run.config.data.image_size is not None
-    if path.suffix.lower() not in _FORMATS:
-        raise ValueError(f"{path}: expected a folder of images, or an image whose name ends in {' '.join(_FORMATS)}")
-    image = read_image(path)
-    if channels == 1 and run.config.data.channels is None and not _is_grey(image):
+def _weights(run: Run) -> str:
+    """Tells runs, and steps of one, apart by what restores: the experts' and the discriminator's weights."""
+    digest = hashlib.sha256()
+    for module in (run.experts, run.discriminator):
+        for name, tensor in module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
+    return digest.hexdigest()[:16]
+
+
+def _note_refused(output: Output, refused: dict[str, str]) -> None:
+    if skipped := [_skip(name, reason) for name, reason in sorted(refused.items()) if name not in output.done]:
+        output.note([], skipped)
+
+
+def _skip(name: str, reason: str) -> Skipped:
+    skipped = Skipped(name, " ".join(reason.split()))
+    logger.warning("warning: skipped %r: %s", *skipped)
+    return skipped
+
+
+def _restore(
+    run: Run, base: Path, names: Iterable[str], output: Output, router: Router | None, tile_pixels: int
+) -> Iterator[int]:
+    """Restores images shard by shard, and yields how many are done or skipped."""
+    pictures: dict[str, Picture] = {}
+    skipped: list[Skipped] = []
+    pixels = done = 0
+
+    def finish_shard() -> None:
+        output.note(_restore_shard(run, pictures, output, router, tile_pixels), skipped)
+        pictures.clear()
+        skipped.clear()
+
+    for name in names:
+        try:
+            pictures[name] = _read(base / name, run)
+            pixels += pictures[name].pixels[0].size
+        except ValueError as error:
+            skipped.append(_skip(name, str(error).removeprefix(f"{base / name}: ")))
+        done += 1
+        if len(pictures) + len(skipped) == SHARD_IMAGES or pixels >= SHARD_PIXELS:
+            finish_shard()
+            pixels = 0
+            yield done
+    if pictures or skipped:
+        finish_shard()
+        yield done
+
+
+def _read(path: Path, run: Run) -> Picture:
+    """Reads an image if the run can restore it, in the run's channels."""
+    picture, channels = read_picture(path), run.discriminator.channels
+    if channels == 1 and run.config.data.channels is None and not is_grey(picture):
         raise ValueError(f"{path}: expected a grey image, as the run was trained on, got colour")
-    fits = max(image.size) <= size if padded else image.size == (size, size)
-    if not fits:
-        most = "at most " if padded else ""
-        raise ValueError(
-            f"{path}: expected {most}{size}x{size} px, as the run was trained on, got {image.width}x{image.height}"
+    try:
+        return with_channels(picture, channels)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _restore_shard(
+    run: Run, pictures: dict[str, Picture], output: Output, router: Router | None, tile_pixels: int
+) -> list[Assignment]:
+    """Restores the images of a shard, those of a size together, and writes them."""
+    of_size: dict[tuple[int, ...], list[str]] = {}
+    for name, picture in pictures.items():
+        of_size.setdefault(picture.pixels.shape, []).append(name)
+    found = {}
+    for names in of_size.values():
+        arrays = [pictures[name].pixels.astype(np.float32) / pictures[name].white for name in names]
+        images = torch.from_numpy(np.stack(arrays)).to(run.device)
+        del arrays
+        scores, winners, restored = restore_full_size(
+            run.experts, run.discriminator, images, router=router, tile_pixels=tile_pixels
         )
-    array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    return array[None] if channels == 1 else array.transpose(2, 0, 1)
+        best = scores.topk(min(2, len(scores)), dim=0).values.cpu()
+        for index, (name, winner) in enumerate(zip(names, winners.tolist())):
+            picture = pictures[name]
+            pixels = restored[index].mul(picture.white).round().cpu().numpy().astype(picture.pixels.dtype)
+            output.write_image(name, encode(Picture(pixels, picture.format)))
+            score, margin = best[0, index].item(), (best[0] - best[-1])[index].item()
+            rounded = None if router is not None or len(best) == 1 else round(margin, 6)
+            found[name] = Assignment(name, winner, round(score, 6), rounded)
+    return [found[name] for name in pictures]
 
 
-def _is_grey(image: Image.Image) -> bool:
-    """Whether an image is grey, be it in the colours' way of WebP, which knows no other."""
-    array = np.asarray(image)
-    return image.mode == "L" or bool((array == array[..., :1]).all())
-
-
-def _restore(run: Run, paths: Sequence[Path], batch_size: int) -> Iterator[tuple[Path, np.ndarray, int, float]]:
-    """Yields each path with its restored image, uint8 [c, h, w], the winner and its score."""
-    size = run.discriminator.image_size
-    for start in range(0, len(paths), batch_size):
-        chosen = paths[start : start + batch_size]
-        images = [_read(path, run) for path in chosen]
-        frames = np.zeros((len(images), len(images[0]), size, size), np.uint8)
-        places = [_place(image, size) for image in images]
-        for frame, image, (rows, columns) in zip(frames, images, places):
-            frame[:, rows, columns] = image
-        scores, winners, restored = restore_images(run, to_float(torch.from_numpy(frames)))
-        outputs = restored.mul(255).round().to(torch.uint8).numpy()
-        best = scores.amax(dim=0)
-        for index, (path, (rows, columns)) in enumerate(zip(chosen, places)):
-            yield path, outputs[index, :, rows, columns], int(winners[index]), float(best[index])
-
-
-def _place(image: np.ndarray, size: int) -> tuple[slice, slice]:
-    """Where an image lies in a frame of a run's size: padded as in training."""
-    height, width = image.shape[1:]
-    top, left = top_left(height, width, size)
-    return slice(top, top + height), slice(left, left + width)
-
-
-def _write(path: Path, image: np.ndarray) -> None:
-    buffer = io.BytesIO()
-    array = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
-    Image.fromarray(np.ascontiguousarray(array)).save(buffer, **_FORMATS[path.suffix.lower()])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(buffer.getvalue())
-
-
-def _write_assignments(path: Path, rows: Sequence[tuple[str, int, float]]) -> None:
-    # names that are not text in this file system's encoding keep their bytes
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "expert", "score"])
-        writer.writerows(rows)
+def _summary(output: Output, num_experts: int) -> dict[str, Any]:
+    wins, total, images = [0] * num_experts, 0.0, 0
+    for row in output.restored():
+        wins[row.expert] += 1
+        total += row.score
+        images += 1
+    skipped = sum(1 for _ in output.skipped())
+    return {"images": images, "skipped": skipped, "wins": wins, "mean_score": total / images if images else None}

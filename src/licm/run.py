@@ -14,6 +14,7 @@ from licm.config import Config
 from licm.health import Health
 from licm.models import EXPERTS, Discriminator, ExpertBank
 from licm.revival import Revival
+from licm.routing import Router, Routing
 from licm.seeding import derive_seed
 
 
@@ -75,6 +76,17 @@ class Run:
         """D."""
         return self.competition.discriminator
 
+    @property
+    def router(self) -> Router:
+        """What says which expert to ask about an image.
+
+        Raises:
+            ValueError: If the run has none.
+        """
+        if self.competition.routing is None:
+            raise ValueError("this run has no router: train one with router.enabled")
+        return self.competition.routing.router
+
     @torch.no_grad()
     def apply(self, images: Tensor, *, mechanism: int) -> Tensor:
         """Does to clean images what the images of one expert have undergone, by its forward network F_j.
@@ -132,13 +144,17 @@ def build_run(config: Config, *, channels: int, image_size: int, device: str = "
         forward = draw("forward weights", of_forward) if config.competition.cycle_weight > 0 else None
         torch.manual_seed(derive_seed(config.seed, "discriminator weights"))
         discriminator = Discriminator(channels=channels, image_size=image_size, **config.discriminator.model_dump())
+        torch.manual_seed(derive_seed(config.seed, "router weights"))
+        router = Router(channels=channels, num_experts=config.num_experts) if config.router.enabled else None
     _check_expert(bank[0], config.experts.architecture, torch.zeros(2, channels, image_size, image_size))
-    for module in (bank, discriminator, *([] if forward is None else [forward])):
-        module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for module in (bank, discriminator, forward, router):
+        if module is not None:
+            module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     competition = Competition(
         bank,
         discriminator,
         forward=forward,
+        routing=None if router is None else Routing(router, **config.router.model_dump(exclude={"enabled"})),
         **config.competition.model_dump(),
         learning_rate=config.training.learning_rate,
         betas=config.training.betas,
@@ -183,21 +199,53 @@ def _check_device(device: str) -> None:
         raise ValueError(f"device {device!r} cannot be used here: {reason}") from None
 
 
-def restore_images(run: Run, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def restore_images(run: Run, images: Tensor, *, routed: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Lets the experts compete for images and applies the winners.
 
     Args:
         run: The run.
         images: [n, c, h, w] in [0, 1].
+        routed: Ask only the expert that the run's router names for each image, in place of all: several times faster.
 
     Returns:
-        D's probabilities [N', n], the winners, int64 [n], and the winners' outputs [n, c, h, w], on the CPU.
+        D's probabilities [N', n], 0 for who was not asked, the winners, int64 [n], and the winners' outputs
+        [n, c, h, w], on the CPU.
+
+    Raises:
+        TypeError: If the images are not a floating-point tensor.
+        ValueError: If they are not a batch in [0, 1] with D's channels and size, or the run has no router.
     """
     moved = images.to(run.device, memory_format=torch.channels_last)
+    if routed:
+        return _restore_routed(run, moved)
     scores, winners = compete(run.experts, run.discriminator, moved)
     parts = zip(moved.split(256), winners.split(256))
     restored = torch.cat([run.experts.restore(part, chosen) for part, chosen in parts])
     return scores.cpu(), winners.cpu(), restored.cpu().contiguous()
+
+
+@torch.no_grad()
+def route_images(run: Run, images: Tensor) -> Tensor:
+    """Says which expert the run's router would ask about each image of [n, c, h, w] in [0, 1]: int64 [n], on the CPU.
+
+    Raises:
+        TypeError: If the images are not a floating-point tensor.
+        ValueError: If they are not a batch in [0, 1] with D's channels, or the run has no router.
+    """
+    router = run.router
+    check_images(images, "images", channels=run.discriminator.channels)
+    moved = images.to(run.device, memory_format=torch.channels_last)
+    return torch.cat([router(part).argmax(dim=1) for part in moved.split(64)]).cpu()
+
+
+@torch.no_grad()
+def _restore_routed(run: Run, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    winners = route_images(run, images)
+    parts = zip(images.split(256), winners.split(256))
+    restored = torch.cat([run.experts.restore(part, chosen.to(run.device)) for part, chosen in parts])
+    own = torch.cat([run.discriminator(part) for part in restored.split(64)]).sigmoid().cpu()
+    scores = own.new_zeros(len(run.experts), len(images)).scatter(0, winners[None], own[None])
+    return scores, winners, restored.cpu().contiguous()
 
 
 def save_run(run: Run, folder: Path) -> None:
@@ -218,6 +266,7 @@ def save_run(run: Run, folder: Path) -> None:
         "health": run.health.state(),
         "usual_error": run.competition.usual_error.tolist(),
         "revival": revival,
+        "routing": None if run.competition.routing is None else run.competition.routing.state(),
     }
     files.save_checkpoint(folder, tensors, state)
 
@@ -250,6 +299,11 @@ def _restore(config: Config, tensors: dict[str, Tensor], state: dict[str, Any], 
         start = f"{prefix}."
         return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
 
+    if state.get("routing") is None:  # off, or saved before there were routers
+        run.competition.routing = None
+    else:
+        assert run.competition.routing is not None
+        run.competition.routing.restore(state["routing"])
     for prefix, module in _modules(run).items():
         module.load_state_dict(under(prefix))
     for prefix, optimizer in _optimizers(run).items():
@@ -269,16 +323,22 @@ def _restore(config: Config, tensors: dict[str, Tensor], state: dict[str, Any], 
 
 
 def _modules(run: Run) -> dict[str, torch.nn.Module]:
-    forward = run.competition.forward
     modules = {"bank": run.experts, "discriminator": run.discriminator}
-    return modules if forward is None else {**modules, "forward": forward}
+    if run.competition.forward is not None:
+        modules["forward"] = run.competition.forward
+    if run.competition.routing is not None:
+        modules["router"] = run.competition.routing.router
+    return modules
 
 
 def _optimizers(run: Run) -> dict[str, torch.optim.Optimizer]:
-    return {
+    optimizers: dict[str, torch.optim.Optimizer] = {
         "expert_optimizer": run.competition.expert_optimizer,
         "discriminator_optimizer": run.competition.discriminator_optimizer,
     }
+    if run.competition.routing is not None:
+        optimizers["router_optimizer"] = run.competition.routing.optimizer
+    return optimizers
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

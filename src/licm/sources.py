@@ -5,28 +5,23 @@ Every source gives an `ImageSet` of 8-bit images; scaling to [0, 1] and the tran
 
 import hashlib
 import io
-import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from licm.checks import unknown_name
 from licm.downloads import IDX_FILES, OMNIGLOT_FILE, find_file, obtain
-from licm.reading import check_regular, read_content, read_npz, read_zip, refuse
+from licm.pictures import Picture, decode, find_images, read_picture, with_channels
+from licm.reading import read_content, read_npz, read_zip
 
 EMBEDDED_FILE = Path(__file__).parent / "data" / "mnist_embedded.npz"
 EMBEDDED_SHA256 = "311adea4e867ddb48abe08b85fff55b1227a13bf13878f2956e5b9706b49b4c8"  # by `checksum_arrays`
 EMBEDDED_PARTS = ("canonical", "to_transform", "validation", "test")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # all that Pillow is asked to try, whatever a file's name
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +163,7 @@ def load_omniglot(path: str | Path | None = None) -> ImageSet:
     entries = sorted(drawings)
     images = np.zeros((len(entries), 1, 28, 28), np.uint8)
     for image, entry in zip(images, entries):
-        ink = 255.0 - np.asarray(_open_image(io.BytesIO(drawings[entry]), f"{path}: {entry}").convert("L"))
+        ink = 255.0 - with_channels(decode(io.BytesIO(drawings[entry]), f"{path}: {entry}"), 1).pixels[0]
         if ink.shape != (105, 105) or not ink.any():
             raise ValueError(f"{path}: {entry}: expected 105x105 with ink, got {ink.shape}, {ink.max():g}")
         small = shares @ ink @ shares.T
@@ -178,44 +173,32 @@ def load_omniglot(path: str | Path | None = None) -> ImageSet:
 
 
 def load_image_folder(folder: str | Path, *, channels: int | None = None) -> ImageSet:
-    """Loads the 8-bit PNG, JPEG, BMP, TIFF and WebP images in a folder and its subfolders.
+    """Loads the PNG, JPEG, BMP, TIFF and WebP images in a folder and its subfolders; see `licm.pictures`.
 
     Args:
-        folder: All its images must have the same size; hidden files and folders are passed over.
+        folder: All its images must have the same size; hidden files and folders are passed over. 16-bit grey is
+            rounded to 8 bits.
         channels: 1 converts to grey, 3 to colour; None is 1 if all images are grey, else 3.
 
     Returns:
         Images [n, channels, h, w] in the order of their names (the path within the folder); no labels.
 
     Raises:
-        ValueError: If the folder or an image cannot be read, or there is none, or the sizes differ.
+        ValueError: If the folder or an image cannot be read, or there is none, the sizes differ, or a link leads out.
     """
     if channels not in (None, 1, 3):
         raise ValueError(f"channels: expected 1, 3 or None, got {channels!r}")
     paths = find_images(folder)
-    images = [read_image(path) for path in paths]
-    sizes = [f"{image.width}x{image.height}" for image in images]
+    pictures = [_to_8_bits(read_picture(path)) for path in paths]
+    sizes = [f"{picture.pixels.shape[2]}x{picture.pixels.shape[1]}" for picture in pictures]
     for path, size in zip(paths, sizes):
         if size != sizes[0]:
-            raise ValueError(f"expected images of one size, got {sizes[0]} in {paths[0]} and {size} in {path}")
-    grey = channels == 1 or (channels is None and all(image.mode == "L" for image in images))
-    array = np.stack([np.asarray(image.convert("L" if grey else "RGB")) for image in images])
-    return _image_set(array if grey else array.transpose(0, 3, 1, 2).copy())
-
-
-def find_images(folder: str | Path) -> list[Path]:
-    """Returns the images in a folder and its subfolders, in the order of their names.
-
-    Raises:
-        ValueError: If a folder cannot be read, or there is no image.
-    """
-    folder = Path(folder)
-    walk = os.walk(folder, onerror=lambda error: refuse(getattr(error, "filename", None) or folder, error))
-    names = sorted(Path(at, name).relative_to(folder).as_posix() for at, _, found in walk for name in found)
-    paths = [folder / n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and "/." not in f"/{n}"]
-    if not paths:
-        raise ValueError(f"{folder}: expected images ({' '.join(IMAGE_SUFFIXES)}), got a folder with none")
-    return paths
+            raise ValueError(
+                f"expected images of one size, got {sizes[0]} in {paths[0]} and {size} in {path}; "
+                "two folders of any sizes are trained on by crops (data.crop_size)"
+            )
+    channels = channels or max(len(picture.pixels) for picture in pictures)
+    return _image_set(np.stack([with_channels(picture, channels).pixels for picture in pictures]))
 
 
 def load_npz(path: str | Path) -> ImageSet:
@@ -290,44 +273,9 @@ def _parse_idx(content: bytes, name: str | Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """Returns one still, opaque 8-bit image, upright, in mode L or RGB.
-
-    Raises:
-        ValueError: If the file cannot be read, is too large, or is another kind of image.
-    """
-    try:
-        check_regular(Path(path))
-        with open(path, "rb") as file:
-            return _open_image(file, path)
-    except OSError as error:
-        refuse(path, error)
-
-
-def _open_image(file: IO[bytes], name: str | Path) -> Image.Image:
-    problem = ""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of oddities in files that it reads all the same
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(file, formats=FORMATS)
-            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a JPEG with previews
-            image = ImageOps.exif_transpose(image)
-            if frames > 1:
-                problem = f"{frames} frames"
-            elif image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
-                problem = f"mode {image.mode}"
-            elif image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-                problem = "transparent pixels"
-            else:
-                image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-    except UnidentifiedImageError:
-        raise ValueError(f"{name}: cannot be read: not an image, or damaged at its start") from None
-    except Exception as error:  # Pillow raises many kinds for damaged files
-        refuse(name, error)
-    if problem:
-        raise ValueError(f"{name}: expected a still, opaque 8-bit image, got {problem}")
-    return image
+def _to_8_bits(picture: Picture) -> Picture:
+    pixels = picture.pixels
+    return picture if picture.white == 255 else Picture(np.rint(pixels / 257).astype(np.uint8), picture.format)
 
 
 def _image_set(images: np.ndarray, labels: np.ndarray | None = None) -> ImageSet:

@@ -25,7 +25,7 @@ from licm.competition import StepRecord
 from licm.config import Config, flat, to_yaml
 from licm.datasets import Mixture, TrainingData, load_training_data
 from licm.health import HEALTHY_MARGIN
-from licm.identity import analytic_identity, identity_errors, train_identity
+from licm.identity import analytic_identity, copy_with_noise, identity_errors, train_identity
 from licm.metrics import matched_share, mean_per_mechanism, psnr, winner_matrix
 from licm.run import Run, build_run, load_run, restore_images, save_run
 from licm.seeding import generator
@@ -59,7 +59,10 @@ def start_identity(
     for index, expert in enumerate(run.experts):
         if stopped():
             return None
-        if config.identity.start == "trained":
+        if config.identity.start == "copied" and index > 0:
+            noise = config.identity.noise
+            copy_with_noise(expert, run.experts[0], noise=noise, seed=config.seed, index=index)
+        if config.identity.start in ("trained", "copied"):
             steps.append(
                 train_identity(
                     expert,
@@ -146,6 +149,9 @@ def step_record(run: Run, record: StepRecord) -> dict[str, Any]:
         "healthy_steps": run.health.healthy_steps,
         "end": run.end,
         "learning_rate_factor": run.learning_rate_factor,
+        "asked": record.asked.float().mean().item(),
+        "router_agreement": None if record.router_check is None else record.router_check.agreement,
+        "router_regret": None if record.router_check is None else record.router_check.regret,
         "seconds": round(run.seconds, 2),
     }
 
@@ -305,7 +311,7 @@ def _check_data(data: TrainingData, config: Config) -> None:
         check_images(images, name)
         if images.shape[-1] != images.shape[-2]:
             raise ValueError(f"{name}: expected square images, got {images.shape[-2]}x{images.shape[-1]} px")
-        if len(images) < config.training.batch_size:
+        if len(images) < config.training.batch_size and data.heaps is None:
             raise ValueError(
                 f"{name}: {len(images)} images are fewer than training.batch_size, {config.training.batch_size}; "
                 "give more images or set a smaller batch_size"

@@ -1,0 +1,219 @@
+"""Who restored what: noted shard by shard while a folder is restored, and put together at its end.
+
+While it lasts, the output folder has a hidden one, `.restoring`:
+
+    lock           who restores here; one left behind keeps nobody out
+    plan.json      which run restores which images: going on with others is refused
+    journal.jsonl  one line a shard, written when all its images are in place
+    new            the image that is being written, moved to its name when whole
+
+At the end `assignments.csv` appears, which says that all is done, and the hidden folder is removed.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from licm.checkpoint import LOCK, hold
+from licm.writing import write_text, writing
+
+ASSIGNMENTS, PARQUET, SKIPPED = "assignments.csv", "assignments.parquet", "skipped.csv"
+UNFINISHED = ".restoring"
+_PLAN, _JOURNAL, _NEW = "plan.json", "journal.jsonl", "new"
+_KEPT = "; what was restored so far is kept, go on with --resume"
+
+
+class Assignment(NamedTuple):
+    """A restored image: its path within the folder of images, with `/`, and what the competition said of it."""
+
+    path: str
+    expert: int
+    """The winner."""
+    score: float
+    """D's mean score of the winner's output, in [0, 1]."""
+    margin: float | None
+    """By how much the best other expert's score is lower; None where no other was asked."""
+
+
+class Skipped(NamedTuple):
+    """An image that was not restored, and why."""
+
+    path: str
+    reason: str
+
+
+class Output:
+    """The folder that restored images go to; made by `open_output`.
+
+    Attributes:
+        folder: The folder.
+        finished: Whether all was done before.
+        done: The paths of the images that are restored or were skipped.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._state = folder, folder / UNFINISHED
+        self.finished = (folder / ASSIGNMENTS).exists()
+        self.done = {row.path for shard in self._shards() for rows in shard for row in rows}
+
+    def write_image(self, name: str, content: bytes) -> None:
+        """Puts an image in its place, whole or not at all; raises `OSError` if it cannot be written."""
+        path, new = self.folder / name, self._state / _NEW
+        with writing(path, _KEPT):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            new.write_bytes(content)
+            os.replace(new, path)
+
+    def note(self, restored: Sequence[Assignment], skipped: Sequence[Skipped]) -> None:
+        """Notes a shard whose images are all in place; raises `OSError` if it cannot be written."""
+        path = self._state / _JOURNAL
+        with writing(path, _KEPT), path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps([restored, skipped]) + "\n")
+        self.done.update(row.path for rows in (restored, skipped) for row in rows)
+
+    def restored(self) -> Iterator[Assignment]:
+        """Yields what is noted of restored images, in their order."""
+        if not self.finished:
+            yield from (row for restored, _ in self._shards() for row in restored)
+            return
+        for path, expert, score, margin in _read_rows(self.folder / ASSIGNMENTS):
+            yield Assignment(path, int(expert), float(score), float(margin) if margin else None)
+
+    def skipped(self) -> Iterator[Skipped]:
+        """Yields what is noted of skipped images."""
+        if not self.finished:
+            yield from (row for _, skipped in self._shards() for row in skipped)
+        elif (self.folder / SKIPPED).exists():
+            yield from (Skipped(*row) for row in _read_rows(self.folder / SKIPPED))
+
+    def finish(self, *, parquet: bool = False) -> None:
+        """Writes the tables, `assignments.csv` last, and removes the hidden folder; raises `OSError` if it cannot."""
+        if parquet and not (self.folder / PARQUET).exists():
+            with writing(self.folder / PARQUET, _KEPT):
+                _write_parquet(self._state / _NEW, self.restored())
+                os.replace(self._state / _NEW, self.folder / PARQUET)
+        if not self.finished:
+            if next(self.skipped(), None):
+                self._write_table(SKIPPED, Skipped._fields, self.skipped())
+            self._write_table(ASSIGNMENTS, Assignment._fields, self.restored())
+        for path in self._state.iterdir():  # the lock goes with its holder
+            if path.name != LOCK:
+                path.unlink()
+
+    def _write_table(self, name: str, fields: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
+        new = self._state / _NEW
+        with writing(self.folder / name, _KEPT):
+            # names that are not text in this file system's encoding keep their bytes
+            with new.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+                writer = csv.writer(file)
+                writer.writerow(fields)
+                writer.writerows(rows)
+            os.replace(new, self.folder / name)
+
+    def _shards(self) -> Iterator[tuple[list[Assignment], list[Skipped]]]:
+        path = self._state / _JOURNAL
+        if not path.exists():
+            return
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                restored, skipped = json.loads(line)
+                yield [Assignment(*row) for row in restored], [Skipped(*row) for row in skipped]
+
+
+@contextmanager
+def open_output(folder: Path, plan: Mapping[str, Any], *, resume: bool) -> Iterator[Output]:
+    """Keeps other processes out of an output folder, new or (with `resume`) begun before.
+
+    Args:
+        folder: Where restored images go.
+        plan: JSON values; what was begun with another plan is not gone on with.
+        resume: Go on with what is there; where nothing is, begin.
+
+    Raises:
+        ValueError: If the folder is in use, or holds other things than this restoring.
+        OSError: If it cannot be written.
+    """
+    check_output(folder, resume=resume)
+    new, state = not folder.exists(), folder / UNFINISHED
+    try:
+        with hold(state, called=f"folder {str(folder)!r}"):
+            check_output(folder, resume=resume)  # another process may have come and gone
+            if (state / _PLAN).exists():
+                _check_plan(folder, plan)
+                _cut_journal(state / _JOURNAL)
+            elif not (folder / ASSIGNMENTS).exists():
+                write_text(state / _PLAN, json.dumps(plan, indent=1))
+            yield Output(folder)
+    finally:
+        if new:
+            with suppress(OSError):  # nothing has come into it
+                folder.rmdir()
+
+
+def check_output(folder: Path, *, resume: bool) -> None:
+    """Raises a `ValueError` if restored images cannot go to a folder."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{str(folder)!r} is a file: restored images go to a new or empty folder")
+    with writing(folder):
+        found = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    begun = (folder / UNFINISHED / _PLAN).exists()
+    if resume and (not found or begun or ASSIGNMENTS in found):
+        return
+    if begun:
+        raise ValueError(
+            f"folder {str(folder)!r} holds an unfinished restoring: go on with it (--resume), or choose another"
+        )
+    if found - {UNFINISHED}:
+        raise ValueError(f"folder {str(folder)!r} is not empty: choose a new or empty one, nothing is overwritten")
+
+
+def check_parquet() -> None:
+    """Raises a `ValueError` if Parquet cannot be written here."""
+    if find_spec("pyarrow") is None:
+        raise ValueError("writing Parquet needs pyarrow: pip install 'licm[data]'")
+
+
+def _check_plan(folder: Path, plan: Mapping[str, Any]) -> None:
+    path = folder / UNFINISHED / _PLAN
+    try:
+        former = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(f"{str(path)!r} is damaged: restore to another folder") from None
+    if differs := [key for key in plan if former.get(key) != plan[key]]:
+        raise ValueError(
+            f"folder {str(folder)!r} was begun with another {differs[0]}, {former.get(differs[0])!r}: "
+            "go on with that, or choose another folder"
+        )
+
+
+def _cut_journal(path: Path) -> None:
+    """Drops a last line that was cut short by a kill."""
+    if not path.exists():
+        return
+    with writing(path, _KEPT), path.open("rb+") as file:
+        end = sum(len(line) for line in file if line.endswith(b"\n"))
+        file.truncate(end)
+
+
+def _read_rows(path: Path) -> Iterator[list[str]]:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = csv.reader(file)
+        next(rows, None)
+        yield from rows
+
+
+def _write_parquet(path: Path, rows: Iterator[Assignment]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    kinds = (pyarrow.string(), pyarrow.int32(), pyarrow.float64(), pyarrow.float64())
+    schema = pyarrow.schema(list(zip(Assignment._fields, kinds)))
+    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+        while part := [row for row, _ in zip(rows, range(1 << 16))]:
+            named = [row._replace(path=os.fsencode(row.path).decode(errors="backslashreplace")) for row in part]
+            writer.write_batch(pyarrow.record_batch([list(column) for column in zip(*named)], schema=schema))

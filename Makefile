@@ -7,9 +7,10 @@ READY = .venv/.ready
 
 .PHONY: run test docs bench clean
 
-run: $(READY)  ## Train on the embedded digits, say what was achieved, and draw it.
+run: $(READY)  ## Train on the embedded digits, say what was achieved and learnt, and draw it.
 	$(BIN)/python -m licm train --out $(RUN)
 	$(BIN)/python -m licm evaluate $(RUN)
+	$(BIN)/python -m licm describe $(RUN)
 	$(BIN)/python -m licm report $(RUN)
 
 test: $(READY)  ## Lint, types, tests.

@@ -68,7 +68,8 @@ def make_table() -> str:
         "runs trained at an early commit, whose run folders were brought into the layout of a later one (names of",
         "tensors and keys only) and evaluated; `python -m benchmarks.core run --preset paper --set data.source=mnist",
         "--name paper-mnist --seeds 0 1 2` trains such runs anew, and `--set steps=2000` the longer one, which was",
-        "halted for long times: its seconds tell nothing. Each record names its commit.",
+        "halted for long times: its seconds tell nothing. `copied` is `default` with `identity.start: copied`",
+        "([what was tried](../ablation.md#an-identity-start-by-copies)). Each record names its commit.",
     ]
     for name, records in groups.items():
         records.sort(key=lambda record: record["seed"])

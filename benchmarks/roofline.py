@@ -22,8 +22,8 @@ from licm.config import make_config
 from licm.run import build_run
 
 ROUNDS = 30
-KINDS = {nn.Conv2d: "convolution", nn.Linear: "fully connected", nn.GroupNorm: "normalisation", nn.ELU: "ELU"}
-KINDS |= {nn.LeakyReLU: "leaky ReLU", nn.AvgPool2d: "pooling"}
+KINDS = {nn.Conv2d: "convolution", nn.Linear: "fully connected", nn.BatchNorm2d: "normalisation", nn.ELU: "ELU"}
+KINDS |= {nn.GroupNorm: "normalisation", nn.LeakyReLU: "leaky ReLU", nn.AvgPool2d: "pooling"}
 
 
 def seconds_of(call: Callable[[], object]) -> float:
@@ -70,6 +70,7 @@ def measure_layers() -> list[dict[str, Any]]:
 
         return hook
 
+    run.experts.train()  # with batch statistics, as in training
     for name, network in (("expert", run.experts[0]), ("discriminator", run.discriminator)):
         handles = [layer.register_forward_hook(measure(name)) for layer in network.modules() if type(layer) in KINDS]
         network(images)
@@ -87,7 +88,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
     intensity = np.geomspace(0.05, 200, 200)
     roof = np.minimum(record["roofs"]["product_gflops"], intensity * record["roofs"]["copy_gbytes"])
     axes.loglog(intensity, roof, color="0.4", label="roofs: memory, matrix product")
-    for kind in KINDS.values():
+    for kind in dict.fromkeys(KINDS.values()):
         for network, marker in (("expert", "o"), ("discriminator", "s")):
             chosen = [row for row in record["layers"] if (row["kind"], row["network"]) == (kind, network)]
             if chosen:

@@ -210,11 +210,12 @@ def measure_restoring(rounds: int) -> dict[str, Any]:
             row = {name: batch / each["median"] for name, each in seconds.items()}
             rows.append({"threads": threads, "batch": batch, "images_per_second": row})
     speedups = [row["images_per_second"]["routed"] / row["images_per_second"]["exact"] for row in rows]
-    records = [json.loads(path.read_text()) for path in sorted((RESULTS / "core").glob("default-seed*.json"))]
+    records = [json.loads(path.read_text()) for path in sorted((RESULTS / "core").glob("*-seed*.json"))]
+    agreements = [record["router_agreement"] for record in records if record.get("router_agreement") is not None]
     return {
         "restoring": rows,
         "router_speedup_10": speedups[[row["threads"] == 2 and row["batch"] == 256 for row in rows].index(True)],
-        "router_agreement_10": statistics.mean(record["router_agreement"] for record in records),
+        "router_agreement_10": statistics.mean(agreements),
     }
 
 

@@ -5,10 +5,10 @@ from typing import Any
 INTRODUCTION = """# Results: causal graphs
 
 Made by `python -m benchmarks structure --table` from `structure.json`, which
-`python -m benchmarks structure --json FILE` writes. Both cores were shared with training runs while this was measured,
-and these measurements had the lowest priority: wall-clock seconds are upper bounds that say how busy the machine was,
-CPU seconds of the process what the work costs. `load` is the number of processes that waited for the cores at the
-start. How things are meant: [the walk-through](../causal-graph.md).
+`python -m benchmarks structure --json FILE` writes. `load` is the number of processes that waited
+for the cores at the start: where it is above the cores, or other work came later, wall-clock seconds are upper bounds
+that say how busy the machine was, and CPU seconds of the process what the work costs. How things are meant:
+[the walk-through](../causal-graph.md).
 """
 
 

@@ -37,7 +37,7 @@ def test_train_evaluate_resume(tmp_path, settings):
     run = tmp_path / "run"
     done = licm("train", "--out", run, *settings, "--seed", 3)
     assert done.returncode == 0, done.stderr
-    assert "identity start (copied): mean squared error at most" in done.stderr
+    assert "identity start (trained): mean squared error at most" in done.stderr
     assert "step 4 of 4: wins" in done.stderr
     assert "step 4: on validation matched share" in done.stderr
     config = yaml.safe_load((run / "config.yaml").read_text())

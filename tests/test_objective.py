@@ -108,6 +108,8 @@ def test_the_attended_are_drawn_by_their_attention():
     # Standard deviation of a count below 50; six of them.
     assert (counts - 10_000 * probabilities).abs().max() < 6 * 50
     assert counts[1] == 0
+    rounded = torch.tensor([[0.5], [0.4999], [0.0]]).expand(-1, 100_000)  # a sum below 1 must not let the last in
+    assert draw_attended(rounded, generator(0, "test")).max() == 1
     to_winners = attention("winner_weighted", LOGITS, torch.ones_like(LOGITS))
     assert draw_attended(to_winners, generator(0, "test")).equal(choose_winners(LOGITS))
 

@@ -124,10 +124,7 @@ def test_experts_with_batch_statistics_cannot_be_routed():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (
-            {},
-            "router.proposals: experts with batch normalisation need the whole batch: set experts.normal",
-        ),
+        ({}, "router.proposals needs experts.normalization 'layer': 'batch' takes the whole batch"),
         ({"router.enabled": False}, "router.proposals needs router.enabled"),
     ],
 )

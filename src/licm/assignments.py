@@ -29,19 +29,15 @@ _KEPT = "; what was restored so far is kept, go on with --resume"
 
 
 class Assignment(NamedTuple):
-    """A restored image.
-
-    Attributes:
-        path: Its path within the folder of images, with `/`.
-        expert: The winner.
-        score: D's mean score of the winner's output, in [0, 1].
-        margin: By how much the best other expert's score is lower; None where there is no other.
-    """
+    """A restored image: its path within the folder of images, with `/`, and what the competition said of it."""
 
     path: str
     expert: int
+    """The winner."""
     score: float
+    """D's mean score of the winner's output, in [0, 1]."""
     margin: float | None
+    """By how much the best other expert's score is lower; None where no other was asked."""
 
 
 class Skipped(NamedTuple):

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from licm.checks import unknown_name
 
+_OF_WHOLE_BATCHES = ("convolutional", "batch")
 _LARGEST = 1 << 53  # whole numbers up to here are the same in JSON; what is larger is a slip of the keyboard
 _Path = Annotated[str, Field(min_length=1)]  # the empty one would be the current folder
 
@@ -83,7 +84,7 @@ class DiscriminatorConfig(_Section):
 class IdentityConfig(_Section):
     """The approximate-identity start; see `licm.identity`."""
 
-    start: Literal["trained", "copied", "analytic", "none"] = "copied"
+    start: Literal["trained", "copied", "analytic", "none"] = "trained"
     noise: float = Field(0.1, ge=0, description="of copies of the first expert, over the size of its weights")
     learning_rate: float = Field(3e-3, gt=0)
     tolerance: float = Field(0.002, gt=0)
@@ -184,16 +185,10 @@ class Config(_Section):
             raise ValueError("identity.start 'analytic' needs experts.head 'residual'")
         if self.identity.start == "analytic" and self.experts.architecture != "convolutional":
             raise ValueError("identity.start 'analytic' is for the experts of this library, not for one's own")
-        if self.router.proposals > 0 and not self.router.enabled:
+        if self.router.proposals and not self.router.enabled:
             raise ValueError("router.proposals needs router.enabled")
-        if self.router.proposals > 0 and (self.experts.architecture, self.experts.normalization) == (
-            "convolutional",
-            "batch",
-        ):
-            raise ValueError(
-                "router.proposals: experts with batch normalisation need the whole batch: "
-                "set experts.normalization to layer"
-            )
+        if self.router.proposals and (self.experts.architecture, self.experts.normalization) == _OF_WHOLE_BATCHES:
+            raise ValueError("router.proposals needs experts.normalization 'layer': 'batch' takes the whole batch")
         return self
 
 
@@ -204,7 +199,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data": {"image_size": 32},
         "experts": {"width": 32, "normalization": "batch"},
         "discriminator": {"activation": "elu"},
-        "identity": {"start": "trained", "learning_rate": 1e-3},
+        "identity": {"learning_rate": 1e-3},
         "competition": {
             "objective": "all_experts",
             "loser_samples": None,

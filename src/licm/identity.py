@@ -41,14 +41,17 @@ def train_identity(
     expert.train()
     optimizer = torch.optim.Adam(expert.parameters(), lr=learning_rate, fused=True)
     draws = generator(seed, "identity batches", index)
-    for step in range(max_steps):
+    for step in range(1, max_steps + 1):
         batch = images[torch.randint(len(images), (batch_size,), generator=draws)]
         loss = nn.functional.mse_loss(expert(batch), batch)
-        if loss.item() < tolerance:
-            return step
+        near = loss.item() < tolerance
+        if near and step == 1:  # a copy of one that is: the first step of Adam, of full length, would lead away
+            return 0
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        if near:
+            return step
     return max_steps
 
 

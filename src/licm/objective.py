@@ -90,17 +90,22 @@ def choose_outputs(
     """
     share = attended_share(objective, len(logits))
     attended = draw_attended(attention(objective, logits, stands_for), generator)
-    rest = stands_for.scatter_add(0, attended[None], -torch.ones_like(stands_for[:1]))
-    some_missing = bool((stands_for != 1).any())
-    drawn = torch.multinomial(rest.T.cpu(), others, replacement=some_missing, generator=generator).T
+    if (stands_for == 1).all():
+        order = torch.rand(len(logits) - 1, logits.shape[1], generator=generator).argsort(dim=0)[:others]
+        drawn = order.to(attended.device)
+        drawn = drawn + (drawn >= attended).long()  # skips the one attended to
+    else:
+        rest = stands_for.scatter_add(0, attended[None], -torch.ones_like(stands_for[:1]))
+        drawn = torch.multinomial(rest.T.cpu(), others, replacement=True, generator=generator).T.to(attended.device)
     weights = [share] + [(1 - share) / others] * others
-    return torch.cat([attended[None], drawn.to(attended.device)]), logits.new_tensor(weights)
+    return torch.cat([attended[None], drawn]), logits.new_tensor(weights)
 
 
 def draw_attended(probabilities: Tensor, generator: Generator) -> Tensor:
     """Draws one expert for each image, with the probabilities in its column of [N', n]: int64 [n]."""
+    bounds = probabilities.cumsum(dim=0)
     point = torch.rand(probabilities.shape[1], generator=generator).to(probabilities)
-    return (probabilities.cumsum(dim=0)[:-1] <= point).sum(dim=0)
+    return (bounds[:-1] <= point * bounds[-1]).sum(dim=0)  # below the last bound, however it is rounded
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, weights: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ def _walk(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Condition]:
 FROM_PAPER_TO_DEFAULT: dict[str, dict[str, Any]] = {
     "28x28 px": {"data.image_size": None},
     "width 16": {"experts.width": 16},
-    "copied identity start": {"identity.start": "copied", "identity.learning_rate": 3e-3},
+    "faster identity start": {"identity.learning_rate": 3e-3},
     "leaky ReLU in D": {"discriminator.activation": "leaky_relu"},
     "gradient penalty": {"competition.r1_gamma": 1.0},
     "objective (3'')": {"competition.objective": "score_weighted", "competition.loser_samples": 1},
@@ -108,7 +108,7 @@ _FROM_DEFAULT: dict[str, dict[str, Any]] = {
     "residual head, analytic start": {"experts.head": "residual", "identity.start": "analytic"},
     "layer normalisation": {"experts.normalization": "layer"},
     "no normalisation": {"experts.normalization": "none"},
-    "trained identity start": {"identity.start": "trained"},
+    "copied identity start": {"identity.start": "copied"},
     "no gradient penalty": {"competition.r1_gamma": 0.0},
     "objective (3)": {"competition.objective": "all_experts", "competition.loser_samples": None},
     "objective (3')": {"competition.objective": "winner_weighted"},

@@ -144,7 +144,7 @@ def test_ctrl_c_saves_and_exits_cleanly(tmp_path, settings):
 
 COMMANDS = [
     *("train", "evaluate", "report", "describe", "restore", "compare"),
-    *("data", "presets", "mechanisms", "structure"),
+    *("data", "presets", "mechanisms", "structure", "reproduce"),
 ]
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from licm.completion import (
-    complete_device,
     complete_mechanism,
     complete_preset,
     complete_setting,
@@ -16,6 +15,8 @@ from licm.completion import (
     complete_split,
 )
 from licm.console import fail, log, run_app
+from licm.options import AsJson, Device, Quiet
+from licm.reproduction.command import reproduce
 
 if TYPE_CHECKING:
     from licm.config import Config
@@ -25,15 +26,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-Device = Annotated[
-    str,
-    typer.Option(help="Where to compute: cpu, cuda, mps.", autocompletion=complete_device),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and warnings.")]
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a machine to read.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -382,6 +374,9 @@ def structure(
     elif not quiet:
         typer.echo(structure_text(record))
         typer.echo(f"saved: {record['picture']}")
+
+
+app.command()(reproduce)
 
 
 def main() -> None:

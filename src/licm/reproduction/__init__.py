@@ -1,0 +1,1 @@
+"""The results of the founding slides, made again from JSON records: `licm reproduce`."""

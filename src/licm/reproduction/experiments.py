@@ -1,0 +1,215 @@
+"""Each result to reproduce as data: conditions, seeds, measures. Nothing is computed here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from licm.mechanisms import MECHANISM_SETS
+
+REPRESENTABLE = 20.0  # dB that a paired expert must reach before the competition is asked to
+
+# The history then tells settled steps as docs/measures.md defines them: every 10 steps on 1,000 images.
+_WATCHED = {"training.validate_every": 10, "training.validation_images": 1000}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One row of an experiment.
+
+    Attributes:
+        overrides: Dotted keys to values, over the preset.
+        preset: A name in `licm.config.PRESETS`.
+        measures: Names in `licm.reproduction.measuring.MEASURES`, in the order in which they are taken.
+        source: Another data set, for the measure `transfer`.
+        representable: Compete only if a paired expert undoes each mechanism at least so well, in dB; the measure
+            `supervised` must then come first. None: compete anyway.
+    """
+
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    preset: str = "default"
+    measures: tuple[str, ...] = ("evaluation",)
+    source: str | None = None
+    representable: float | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One result.
+
+    Attributes:
+        title: Its heading.
+        reading: What is done and how to read it.
+        conditions: Its rows by name.
+        seeds: Runs of each condition at the full budget: seeds 0, 1, ...
+    """
+
+    title: str
+    reading: str
+    conditions: Mapping[str, Condition]
+    seeds: int = 3
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is spent.
+
+    Attributes:
+        seeds: At most so many runs of each condition; None for all.
+        overrides: Dotted keys to values, for every run.
+        paired_steps: Steps of each paired expert.
+    """
+
+    seeds: int | None
+    overrides: Mapping[str, Any]
+    paired_steps: int
+
+
+BUDGETS = {
+    "full": Budget(None, {"data.source": "mnist"}, 2000),
+    "quick": Budget(1, {"data.source": "embedded", "steps": 300}, 300),
+}
+
+
+def _ten_on_ten(*measures: str, source: str | None = None) -> Condition:
+    return Condition(_WATCHED, measures=measures, source=source)
+
+
+def _other_number(count: int) -> dict[str, Condition]:
+    overrides = {"num_experts": count}
+    return {"default": Condition(overrides), "without revival": Condition({**overrides, "revival.enabled": False})}
+
+
+def _walk(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Condition]:
+    """From `paper` on, each condition with the change it is named after and all those before it."""
+    conditions = {"paper": Condition(preset="paper")}
+    overrides: dict[str, Any] = {}
+    for name, change in changes.items():
+        overrides = {**overrides, **change}
+        conditions[f"+ {name}"] = Condition(overrides, preset="paper")
+    return conditions
+
+
+FROM_PAPER_TO_DEFAULT: dict[str, dict[str, Any]] = {
+    "28x28 px": {"data.image_size": None},
+    "width 16": {"experts.width": 16},
+    "faster identity start": {"identity.learning_rate": 3e-3},
+    "leaky ReLU in D": {"discriminator.activation": "leaky_relu"},
+    "gradient penalty": {"competition.r1_gamma": 1.0},
+    "objective (3'')": {"competition.objective": "score_weighted", "competition.loser_samples": 1},
+    "revival": {"revival.enabled": True},
+    "decay": {"training.decay": True, "training.steps": 700},
+    "cycle and ties": {"competition.cycle_weight": 5.0, "competition.tie_margin": 0.5},
+    "router": {"router.enabled": True},
+}
+"""What leads from the preset `paper` to `default`, one after the other; at the end they are the same."""
+
+_FROM_DEFAULT: dict[str, dict[str, Any]] = {
+    "residual head": {"experts.head": "residual"},
+    "residual head, analytic start": {"experts.head": "residual", "identity.start": "analytic"},
+    "layer normalisation": {"experts.normalization": "layer"},
+    "no normalisation": {"experts.normalization": "none"},
+    "copied identity start": {"identity.start": "copied"},
+    "no gradient penalty": {"competition.r1_gamma": 0.0},
+    "objective (3)": {"competition.objective": "all_experts", "competition.loser_samples": None},
+    "objective (3')": {"competition.objective": "winner_weighted"},
+    "no revival": {"revival.enabled": False},
+    "batch 64": {"training.batch_size": 64},
+    "no decay": {"training.decay": False},
+    "width 32": {"experts.width": 32},
+}
+
+
+def _weak(mechanisms: Sequence[str]) -> Condition:
+    overrides = {"mechanisms": list(mechanisms), "num_experts": len(mechanisms)}
+    return Condition(overrides, measures=("supervised", "evaluation"), representable=REPRESENTABLE)
+
+
+def _shifts(pixels: int) -> Condition:
+    return _weak([name.replace("4", str(pixels)) for name in MECHANISM_SETS["paper"] if name.startswith("shift")])
+
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "specialisation": Experiment(
+        "Specialisation",
+        "Ten mechanisms, ten experts. A run succeeds if its matched share is at least 0.95; every seed is drawn, those "
+        "that fail too. A mechanism is settled from the first validation on after which its expert keeps at least 95 % "
+        "of it.",
+        {"default": _ten_on_ten("evaluation")},
+        seeds=20,
+    ),
+    "recovery": Experiment(
+        "Recovered digits",
+        "What the winners make of transformed digits, in decibels and structural similarity, beside an expert of the "
+        "same architecture that was trained on pairs of transformed digit and original: the bound from above.",
+        {"default": _ten_on_ten("evaluation", "recovered", "supervised")},
+    ),
+    "classifier": Experiment(
+        "A classifier's accuracy",
+        "A classifier of clean digits on restored digits over training (validation), between its accuracy on the "
+        "transformed ones and on their originals. For reference one that was trained on digits under the mechanisms, "
+        "on the transformed test digits.",
+        {"default": _ten_on_ten("evaluation", "augmented")},
+    ),
+    "too_many_16": Experiment(
+        "Too many experts: 16 for 10",
+        "With experts to spare each mechanism should still have one owner, and the others win nothing.",
+        _other_number(16),
+    ),
+    "too_many_20": Experiment("Too many experts: 20 for 10", "Likewise with 20.", _other_number(20)),
+    "too_few_6": Experiment(
+        "Too few experts: 6 for 10",
+        "With fewer experts than mechanisms the matched share, over the experts, is called coverage: each expert "
+        "should own at least one mechanism whole. Some mechanisms are shared or have to be won by another's owner.",
+        _other_number(6),
+    ),
+    "omniglot": Experiment(
+        "Another script",
+        "Experts of digits on Omniglot's characters under the same mechanisms, without any more training. "
+        "Identification: the share of images won by the expert that is matched to their mechanism on digits.",
+        {"default": _ten_on_ten("evaluation", "transfer", source="omniglot")},
+    ),
+    "fashion_mnist": Experiment(
+        "Clothes",
+        "Likewise on Fashion-MNIST's test images, a row for each class.",
+        {"default": _ten_on_ten("evaluation", "transfer", source="fashion-mnist")},
+    ),
+    "ablation": Experiment(
+        "Ablation",
+        "First from the preset paper to the default, each row with one change more than the row before; then the "
+        "default with one change each.",
+        {
+            **_walk(FROM_PAPER_TO_DEFAULT),
+            "default": Condition(),
+            **{f"default, {name}": Condition(change) for name, change in _FROM_DEFAULT.items()},
+        },
+    ),
+    "weak": Experiment(
+        "Weak mechanisms",
+        f"The weaker the mechanisms, the less there is to tell them apart by. First paired experts show whether the "
+        f"architecture can undo each at all ({REPRESENTABLE:g} dB); only then experts compete.",
+        {
+            **{f"shifts by {pixels} px": _shifts(pixels) for pixels in (4, 3, 2, 1)},
+            **{
+                f"rotations by {angle} degrees": _weak(
+                    ["identity", f"rotate(degrees={angle})", f"rotate(degrees=-{angle})"]
+                )
+                for angle in (20, 10)
+            },
+            "contrast 0.5": _weak(["identity", "contrast(factor=0.5)"]),
+            **{f"noise {v:g}": _weak(["identity", f"noise(variance={v:g})"]) for v in (0.1, 0.05)},
+        },
+        seeds=1,
+    ),
+    "baselines": Experiment(
+        "Baselines",
+        "The same data, steps and evaluation. One network: a single expert with the parameters of ten. k-means: the "
+        "last hidden layer of the discriminator, in as many clusters as there are experts, on the default's run. "
+        "Supervised: a paired expert for each mechanism, told which.",
+        {
+            "default": _ten_on_ten("evaluation", "clusters", "supervised"),
+            "one network": Condition({"num_experts": 1, "experts.width": 52}),
+            "no identity start": Condition({"identity.start": "none"}),
+        },
+    ),
+}
+"""The results by the name that `licm reproduce --only` takes, in the order in which they are made."""

@@ -1,0 +1,281 @@
+"""What is measured of a condition: functions of a configuration (and its run, where one is needed) to JSON values."""
+
+import base64
+import io
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from licm import metrics
+from licm.classifier import predict_labels, train_classifier
+from licm.competition import compete
+from licm.config import Config
+from licm.datasets import (
+    Mixture,
+    Originals,
+    TrainingData,
+    evaluation_mixture,
+    load_originals,
+    make_mixture,
+    to_float,
+)
+from licm.evaluation import evaluate
+from licm.mechanisms import parse_mechanisms
+from licm.records import read_records
+from licm.reproduction.paired import train_paired
+from licm.run import Run, load_run, restore_images
+from licm.seeding import generator
+from licm.sources import ImageSet
+from licm.writing import write_bytes
+
+Settings = Mapping[str, Any]
+
+_SNAPSHOTS = "recovered"  # a folder in the run's
+_COPIES = 3  # of the canonical images, each under mechanisms drawn anew, that the augmented classifier sees
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How something is measured.
+
+    Attributes:
+        take: A function of the configuration, the folder of its run and the settings to JSON values.
+        settings: Names of the settings it reads; they are part of what its record is known by.
+        needs_run: Whether the run has to be trained first.
+    """
+
+    take: Callable[[Config, Path, Settings], dict[str, Any]]
+    settings: tuple[str, ...] = ()
+    needs_run: bool = True
+
+
+def pack(images: np.ndarray) -> dict[str, Any]:
+    """Puts uint8 images in JSON values.
+
+    >>> unpack(pack(np.array([[1, 2]], np.uint8))).tolist()
+    [[1, 2]]
+    """
+    return {"shape": list(images.shape), "zlib": base64.b64encode(zlib.compress(images.tobytes(), 9)).decode()}
+
+
+def unpack(packed: Mapping[str, Any]) -> np.ndarray:
+    """Gets back what `pack` packed."""
+    content = zlib.decompress(base64.b64decode(packed["zlib"]))
+    return np.frombuffer(content, np.uint8).reshape(packed["shape"])
+
+
+def watch_recovery(folder: Path) -> Callable[[Run, TrainingData], Callable[[dict[str, Any]], None]]:
+    """Returns a watcher for `licm.train` that keeps what the winners make of one image of each mechanism.
+
+    After the identity start, then at a validation whenever the steps have doubled, and at the end.
+    """
+
+    def watch(run: Run, data: TrainingData) -> Callable[[dict[str, Any]], None]:
+        if data.validation is None:
+            raise ValueError("data.canonical: to reproduce results needs a source under known mechanisms")
+        mixture = _first_of_each(data.validation)
+        place = folder / _SNAPSHOTS
+        place.mkdir(exist_ok=True)
+        _save(place / "inputs.npy", mixture.images)
+        _save(place / "originals.npy", mixture.originals)
+
+        def look(record: dict[str, Any]) -> None:
+            doublings = record["step"] / run.config.training.validate_every
+            is_due = record["kind"] == "validation" and (doublings in (1 << k for k in range(32)) or run.finished)
+            if record["kind"] == "identity" or is_due:
+                _save(place / f"{record['step']}.npy", restore_images(run, mixture.images)[2])
+
+        return look
+
+    return watch
+
+
+def _first_of_each(mixture: Mixture) -> Mixture:
+    return mixture.select(torch.stack([(mixture.mechanism == m).nonzero()[0, 0] for m in mixture.mechanism.unique()]))
+
+
+def _save(path: Path, images: Tensor) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, (images * 255).round().to(torch.uint8).numpy(), allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
+
+
+def _evaluation(config: Config, folder: Path, settings: Settings) -> dict[str, Any]:
+    """The official test set, and the course of the validation over training."""
+    history = read_records(folder).history
+    return {**evaluate(folder), "judge": history["judge"], "validation": _rounded(history["validation"])}
+
+
+def _rounded(value: Any) -> Any:
+    """Four digits are more than can be seen, and a tenth of the file."""
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return {key: _rounded(each) for key, each in value.items()} if isinstance(value, dict) else value
+
+
+def _recovered(config: Config, folder: Path, settings: Settings) -> dict[str, Any]:
+    """What `watch_recovery` kept."""
+    place = folder / _SNAPSHOTS
+    steps = sorted(int(path.stem) for path in place.glob("*.npy") if path.stem.isdigit())
+    names = ["inputs", *map(str, steps), "originals"]
+    return {"steps": steps, "images": pack(np.stack([np.load(place / f"{name}.npy") for name in names], axis=1))}
+
+
+def _load(config: Config) -> tuple[Originals, Mixture]:
+    """A configuration's originals, and the official test set under its mechanisms: what `evaluate` measures."""
+    originals = load_originals(
+        config.data.source, seed=config.seed, image_size=config.data.image_size, channels=config.data.channels
+    )
+    return originals, evaluation_mixture(originals.test, parse_mechanisms(config.mechanisms))
+
+
+@torch.no_grad()
+def _supervised(config: Config, folder: Path, settings: Settings) -> dict[str, Any]:
+    """A paired expert for each mechanism, on the test images of that mechanism."""
+    originals, mixture = _load(config)
+    pool, restored = to_float(originals.to_transform.images), torch.empty_like(mixture.images)
+    mechanisms = parse_mechanisms(config.mechanisms)
+    for index, mechanism in enumerate(mechanisms):
+        with torch.enable_grad():
+            expert = train_paired(
+                mechanism,
+                pool,
+                architecture=config.experts,
+                steps=settings["paired_steps"],
+                seed=config.seed,
+                index=index,
+            )
+        chosen = mixture.mechanism == index
+        restored[chosen] = torch.cat([expert(part) for part in mixture.images[chosen].split(256)])
+    values = {"psnr": metrics.psnr(restored, mixture.originals), "ssim": metrics.ssim(restored, mixture.originals)}
+    means = {
+        name: metrics.mean_per_mechanism(each, mixture.mechanism, len(mechanisms)) for name, each in values.items()
+    }
+    accuracy = None
+    if originals.canonical.labels is not None and mixture.labels is not None:
+        with torch.enable_grad():
+            judge = train_classifier(to_float(originals.canonical.images), originals.canonical.labels)
+        accuracy = _share(predict_labels(judge, restored) == mixture.labels)
+    return {
+        **{name: each.mean().item() for name, each in means.items()},
+        "accuracy_restored": accuracy,
+        "per_mechanism": {name: each.tolist() for name, each in means.items()},
+        "mechanisms": [str(mechanism) for mechanism in mechanisms],
+    }
+
+
+def _augmented(config: Config, folder: Path, settings: Settings) -> dict[str, Any]:
+    """A classifier trained on clean digits and on digits under the mechanisms, which it is told of."""
+    originals, mixture = _load(config)
+    canonical = originals.canonical
+    if canonical.labels is None or mixture.labels is None:
+        raise ValueError(f"data.source: a classifier needs labels, {config.data.source!r} has none")
+    drawn = [
+        make_mixture(canonical, parse_mechanisms(config.mechanisms), draws=generator(config.seed, "augmentation", copy))
+        for copy in range(_COPIES)
+    ]
+    images = torch.cat([to_float(canonical.images), *(each.images for each in drawn)])
+    model = train_classifier(images, canonical.labels.repeat(1 + _COPIES))
+    views = {"clean": mixture.originals, "transformed": mixture.images}
+    return {f"accuracy_{name}": _share(predict_labels(model, view) == mixture.labels) for name, view in views.items()}
+
+
+def _transfer(config: Config, folder: Path, settings: Settings) -> dict[str, Any]:
+    """Experts of digits on another data set, a group of images for each of its labels."""
+    run, mechanisms = load_run(folder), parse_mechanisms(config.mechanisms)
+    own = _load(config)[1]
+    winners = compete(run.experts, run.discriminator, own.images)[1].cpu()
+    matrix = metrics.winner_matrix(
+        own.mechanism, winners, num_mechanisms=len(mechanisms), num_experts=config.num_experts
+    )
+    matched = dict(zip(*metrics.match_experts(matrix)))
+    owner = torch.tensor([matched.get(m, -1) for m in range(len(mechanisms))])
+    images = _other_images(settings["source"], config)
+    mixture = evaluation_mixture(images, mechanisms)
+    _, won_by, restored = restore_images(run, mixture.images)
+    right, decibels = won_by == owner[mixture.mechanism], metrics.psnr(restored, mixture.originals)
+    labels = torch.zeros(len(images), dtype=torch.int64) if images.labels is None else images.labels
+    groups = []
+    for label in labels.unique().tolist():
+        chosen = labels == label
+        name = images.label_names[label] if images.label_names else str(label)
+        psnr = decibels[chosen].mean().item()
+        groups.append(
+            {"name": name, "images": int(chosen.sum()), "identification": _share(right[chosen]), "psnr": psnr}
+        )
+    sample = _first_of_each(mixture)
+    outputs = _outputs(run, sample.images)
+    return {
+        "source": settings["source"],
+        "identification_own": _share(winners == owner[own.mechanism]),
+        "groups": groups,
+        "mechanisms": [str(mechanism) for mechanism in mechanisms],
+        "expert_order": [e for e in owner.tolist() if e >= 0],
+        "grid": pack(np.concatenate([_bytes(sample.images)[:, None], outputs], axis=1)),
+        "grid_winners": compete(run.experts, run.discriminator, sample.images)[1].tolist(),
+    }
+
+
+@torch.no_grad()
+def _outputs(run: Run, images: Tensor) -> np.ndarray:
+    run.experts.eval()
+    return _bytes(torch.stack(run.experts(images), dim=1))
+
+
+def _bytes(images: Tensor) -> np.ndarray:
+    return (images * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def _other_images(source: str, config: Config) -> ImageSet:
+    """Fashion-MNIST's official test part; of other sets, which training has seen nothing of, everything."""
+    size = config.data.image_size
+    found = load_originals(source, seed=0, image_size=size, channels=config.data.channels)
+    if source == "fashion-mnist":
+        return found.test
+    parts = (found.test, found.validation, found.canonical, found.to_transform)
+    labels = [part.labels for part in parts if part.labels is not None]
+    return ImageSet(
+        torch.cat([part.images for part in parts]), torch.cat(labels) if labels else None, found.test.label_names
+    )
+
+
+@torch.no_grad()
+def _clusters(config: Config, folder: Path, settings: Settings) -> dict[str, Any]:
+    """k-means on D's last hidden layer, of the transformed test images."""
+    from sklearn.cluster import KMeans
+
+    run, (_, mixture) = load_run(folder), _load(config)
+    judge = run.discriminator
+    features = torch.cat([judge.hidden(judge.features(part).flatten(1)) for part in mixture.images.split(256)])
+    cluster = KMeans(config.num_experts, n_init=10, random_state=config.seed).fit_predict(features.numpy())
+    matrix = metrics.winner_matrix(
+        mixture.mechanism,
+        torch.from_numpy(cluster).long(),
+        num_mechanisms=len(parse_mechanisms(config.mechanisms)),
+        num_experts=config.num_experts,
+    )
+    found = metrics.clustering_scores(mixture.mechanism, torch.from_numpy(cluster).long())
+    return {"matched_share": metrics.matched_share(matrix), **found}
+
+
+def _share(hits: Tensor) -> float:
+    return hits.double().mean().item()
+
+
+MEASURES = {
+    "evaluation": Measure(_evaluation),
+    "recovered": Measure(_recovered),
+    "supervised": Measure(_supervised, settings=("paired_steps",), needs_run=False),
+    "augmented": Measure(_augmented, needs_run=False),
+    "transfer": Measure(_transfer, settings=("source",)),
+    "clusters": Measure(_clusters),
+}
+"""The measures by name."""

@@ -1,0 +1,182 @@
+"""What was found, for people: `results.json`, one HTML page with its figures, and the tables as Markdown."""
+
+import base64
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from licm.drawing import DARK, LIGHT, render
+from licm.reproduction.drawn import figures_for
+from licm.reproduction.experiments import EXPERIMENTS
+from licm.reproduction.running import Row
+from licm.reproduction.summary import Found, find, summarise
+from licm.writing import write_bytes, write_text
+
+RESULTS, PAGE, MARKDOWN, FIGURES = "results.json", "reproduction.html", "reproduction.md", "figures"
+
+Table = list[list[str]]
+
+_COLUMNS = {  # of a condition's figures: title and form
+    "matched_share": ("matched share", "{:.3f}"),
+    "success": ("success", "{:.2f}"),
+    "collapse": ("collapse", "{:.2f}"),
+    "ari": ("ARI", "{:.3f}"),
+    "accuracy_clean": ("accuracy clean", "{:.3f}"),
+    "accuracy_transformed": ("transformed", "{:.3f}"),
+    "accuracy_restored": ("restored", "{:.3f}"),
+    "accuracy_augmented": ("augmented on transformed", "{:.3f}"),
+    "accuracy_restored_supervised": ("restored by paired experts", "{:.3f}"),
+    "psnr": ("PSNR, dB", "{:.1f}"),
+    "psnr_supervised": ("PSNR paired", "{:.1f}"),
+    "psnr_supervised_min": ("its lowest mechanism", "{:.1f}"),
+    "ssim": ("SSIM", "{:.3f}"),
+    "ssim_supervised": ("SSIM paired", "{:.3f}"),
+    "owners": ("owners", "{:.1f}"),
+    "unused": ("unused", "{:.1f}"),
+    "shared": ("pairs that share", "{:.1f}"),
+    "unowned_wins": ("wins of the unmatched", "{:.3f}"),
+    "clusters_matched_share": ("matched share of k-means", "{:.3f}"),
+    "clusters_ari": ("ARI of k-means", "{:.3f}"),
+    "identification_own": ("identification on digits", "{:.3f}"),
+    "identification_min": ("lowest group", "{:.3f}"),
+    "identification_ratio_min": ("ratio", "{:.3f}"),
+    "train_seconds": ("seconds", "{:.0f}"),
+}
+
+
+def write_results(rows: Sequence[Row], out: str | Path, *, command: str) -> dict[str, Any]:
+    """Sums up the records of a plan as far as they are there, and writes results, page, tables and figures.
+
+    Args:
+        rows: The plan.
+        out: The folder with the records.
+        command: What was typed, for the page.
+
+    Returns:
+        The content of `results.json`; see `licm.reproduction.summary.summarise`.
+
+    Raises:
+        ValueError: If a record is damaged.
+        OSError: If a file cannot be written.
+    """
+    out = Path(out)
+    found = find(rows, out)
+    results = {"command": command, **summarise(found)}
+    (out / FIGURES).mkdir(parents=True, exist_ok=True)
+    sections = [_section(name, results, found, out) for name in EXPERIMENTS if name in results]
+    write_text(out / RESULTS, json.dumps(results, indent=1) + "\n")
+    write_text(out / MARKDOWN, make_markdown(results, sections))
+    write_text(out / PAGE, _make_page(results, sections))
+    return results
+
+
+def _section(name: str, results: dict[str, Any], found: Sequence[Found], out: Path) -> dict[str, Any]:
+    own = [each for each in found if each.row.experiment == name]
+    drawn = []
+    for number, (title, draw) in enumerate(figures_for(name, own).items(), start=1):
+        light, dark = (render(draw(theme=theme), "svg") for theme in (LIGHT, DARK))
+        file = f"{name}-{number}.svg"
+        write_bytes(out / FIGURES / file, light)
+        drawn.append({"title": title, "file": file, "light": _data_uri(light), "dark": _data_uri(dark)})
+    return {
+        "name": name,
+        "title": EXPERIMENTS[name].title,
+        "reading": EXPERIMENTS[name].reading,
+        "table": _condition_table(results[name]["conditions"]),
+        "groups": _group_table(own),
+        "figures": drawn,
+    }
+
+
+def _condition_table(conditions: dict[str, Any]) -> Table:
+    """A line for each condition: means over seeds, with the standard deviation where there are several."""
+    known = [name for name in _COLUMNS if any(name in each["figures"] for each in conditions.values())]
+    settles = any(each["settled_step_median"] is not None for each in conditions.values())
+    table = [["condition", "runs", *["settled step"] * settles, *(_COLUMNS[name][0] for name in known)]]
+    for label, each in conditions.items():
+        noted = label if each["representable"] else f"{label} (not representable)"
+        step = each["settled_step_median"]
+        cells = [_cell(each["figures"].get(name), _COLUMNS[name][1]) for name in known]
+        runs = f"{len(each['seeds'])} of {each['planned']}"
+        table.append([noted, runs, *["-" if step is None else f"{step:g}"] * settles, *cells])
+    return table
+
+
+def _cell(spread: dict[str, Any] | None, form: str) -> str:
+    if spread is None:
+        return "-"
+    mean = form.format(spread["mean"])
+    return mean if spread["std"] is None else f"{mean} ± {form.format(spread['std'])}"
+
+
+def _group_table(found: Sequence[Found]) -> Table:
+    """Of another data set: a line for each of its labels, as means over seeds; empty for other experiments."""
+    records = [each.records["transfer"] for each in found if "transfer" in each.records]
+    if not records:
+        return []
+    table = [["group", "images", "identification", "PSNR, dB"]]
+    for groups in zip(*(record["groups"] for record in records)):
+        means = (sum(group[name] for group in groups) / len(groups) for name in ("identification", "psnr"))
+        table.append([groups[0]["name"], str(groups[0]["images"]), *map("{:.3f}".format, means)])
+    return table
+
+
+def _aim_table(results: dict[str, Any]) -> Table:
+    said = {True: "reached", False: "not reached", None: "not yet"}
+    table = [["aim", "of", "found", ""]]
+    for aim in results["aims"]:
+        values = ", ".join("-" if value is None else f"{value:.4g}" for value in aim["values"])
+        table.append([aim["aim"], ", ".join(aim["of"]), values, said[aim["met"]]])
+    return table
+
+
+def _status(results: dict[str, Any]) -> list[str]:
+    lines = [f"Command: {results['command']}", f"Training took {results['train_seconds'] / 3600:.1f} hours."]
+    for made in results["made_with"]:
+        lines.append(
+            f"licm {made['licm']}, commit {made['commit'] or 'unknown'}, torch {made['torch']}, "
+            f"{made['machine']}, {made['threads']} thread(s)"
+        )
+    return lines
+
+
+def make_markdown(results: dict[str, Any], sections: Sequence[dict[str, Any]]) -> str:
+    """Returns the tables and figures as a page of Markdown."""
+    parts = ["# The slides' results, made again", *_status(results)]
+    parts += ["## What was aimed for", _as_markdown(_aim_table(results))]
+    for section in sections:
+        parts += [f"## {section['title']}", section["reading"], _as_markdown(section["table"])]
+        if section["groups"]:
+            parts.append(_as_markdown(section["groups"]))
+        parts += [f"![{figure['title']}]({FIGURES}/{figure['file']})" for figure in section["figures"]]
+    return "\n\n".join(parts) + "\n"
+
+
+def _as_markdown(table: Table) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in table]
+    return "\n".join([lines[0], "| --- |" + " ---: |" * (len(table[0]) - 1), *lines[1:]])
+
+
+def _as_html(table: Table) -> Markup:
+    head, *body = table
+    cells = Markup("").join(Markup('<th scope="col">{}</th>').format(name) for name in head)
+    lines = [Markup("<tr>{}</tr>").format(cells)]
+    for row in body:
+        lines.append(Markup("<tr>{}</tr>").format(Markup("").join(Markup("<td>{}</td>").format(cell) for cell in row)))
+    return Markup("<table>{}</table>").format(Markup("\n").join(lines))
+
+
+def _make_page(results: dict[str, Any], sections: Sequence[dict[str, Any]]) -> str:
+    environment = Environment(
+        loader=PackageLoader("licm"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.get_template("reproduction.html.j2")
+    return template.render(status=_status(results), aims=_aim_table(results), sections=sections, table=_as_html)
+
+
+def _data_uri(svg: bytes) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode('ascii')}"

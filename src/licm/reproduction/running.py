@@ -1,0 +1,198 @@
+"""From experiments to records: what is already there is skipped, what was killed goes on."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from licm.checkpoint import CONFIG, hold, provenance
+from licm.checks import unknown_name
+from licm.config import Config, make_config
+from licm.downloads import locate
+from licm.progress import Progress
+from licm.reproduction.experiments import BUDGETS, EXPERIMENTS, Budget, Condition, Experiment
+from licm.reproduction.measuring import MEASURES, watch_recovery
+from licm.training import train
+from licm.writing import write_text, writing
+
+RECORDS, RUNS = "records", "runs"
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measure of one run; jobs of several experiments that ask the same are the same.
+
+    Attributes:
+        measure: A name in `MEASURES`.
+        config: The run's configuration.
+        settings: What else the measure depends on.
+    """
+
+    measure: str
+    config: Config
+    settings: Mapping[str, Any]
+
+    @cached_property
+    def name(self) -> str:
+        """Of the record: the measure and a hash of all it depends on."""
+        settings = dict(self.settings)
+        return f"{self.measure}-{_hash([self.measure, self.config.model_dump(mode='json'), settings])}"
+
+    @cached_property
+    def run(self) -> str:
+        """Of the run's folder: a hash of its configuration, so that measures share runs."""
+        return _hash(self.config.model_dump(mode="json"))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A condition under one seed, with its jobs in their order."""
+
+    experiment: str
+    condition: str
+    seed: int
+    jobs: tuple[Job, ...]
+    representable: float | None
+
+
+def plan(
+    names: Sequence[str] = (),
+    *,
+    seeds: int | None = None,
+    budget: str = "full",
+    overrides: Mapping[str, Any] | None = None,
+    experiments: Mapping[str, Experiment] = EXPERIMENTS,
+) -> list[Row]:
+    """Lists what there is to do.
+
+    Args:
+        names: Of experiments; none for all. Then data sets that would have to be given by hand are left out.
+        seeds: Runs of each condition; None for what the budget has.
+        budget: A name in `BUDGETS`.
+        overrides: Dotted keys to values, for every run, over all else.
+        experiments: To choose from.
+
+    Raises:
+        ValueError: If an experiment, the budget or a key is unknown, or `seeds` is below 1.
+    """
+    if budget not in BUDGETS:
+        raise ValueError(unknown_name("budget", budget, BUDGETS))
+    if seeds is not None and seeds < 1:
+        raise ValueError(f"seeds: expected at least 1, got {seeds}")
+    for name in names:
+        if name not in experiments:
+            raise ValueError(unknown_name("experiment", name, experiments))
+    chosen = BUDGETS[budget]
+    rows = []
+    for name in names or experiments:
+        experiment = experiments[name]
+        if not names and not all(_is_at_hand(condition) for condition in experiment.conditions.values()):
+            continue
+        count = seeds or min(experiment.seeds, chosen.seeds or experiment.seeds)
+        for label, condition in experiment.conditions.items():
+            for seed in range(count):
+                jobs = tuple(_jobs(condition, seed, chosen, overrides or {}))
+                rows.append(Row(name, label, seed, jobs, condition.representable))
+    return rows
+
+
+def _is_at_hand(condition: Condition) -> bool:
+    """Fashion-MNIST is large: it is used where it is present; what else is missing is downloaded."""
+    return condition.source != "fashion-mnist" or None not in locate(condition.source).values()
+
+
+def _jobs(condition: Condition, seed: int, budget: Budget, overrides: Mapping[str, Any]) -> Iterator[Job]:
+    merged = {**condition.overrides, **budget.overrides, **overrides, "seed": seed}
+    config = make_config(condition.preset, overrides=merged)
+    known = {"paired_steps": budget.paired_steps, "source": condition.source}
+    for measure in condition.measures:
+        yield Job(measure, config, {name: known[name] for name in MEASURES[measure].settings})
+
+
+def reproduce(
+    rows: Sequence[Row], out: str | Path, *, say: Callable[[str], None] = lambda line: None, quiet: bool = False
+) -> bool:
+    """Makes the records of a plan that are not there yet, each written when done.
+
+    Args:
+        rows: The plan.
+        out: The folder; records go into `records`, runs into `runs`.
+        say: Told what is being done, a line at a time.
+        quiet: Show no progress of the runs.
+
+    Returns:
+        Whether all is done; False if a run was stopped by a signal, which the same call goes on with.
+
+    Raises:
+        ValueError: If the folder is in use by another process or something in it is damaged.
+        OSError: If it cannot be written.
+    """
+    out = Path(out)
+    with writing(out):
+        for folder in (RECORDS, RUNS):
+            (out / folder).mkdir(parents=True, exist_ok=True)
+    with hold(out):
+        for number, row in enumerate(rows, start=1):
+            for job in row.jobs:
+                if (out / RECORDS / f"{job.name}.json").exists():
+                    continue
+                if not may_compete(row, out) and MEASURES[job.measure].needs_run:
+                    break
+                say(f"{number} of {len(rows)}: {row.experiment}, {row.condition}, seed {row.seed}: {job.measure}")
+                if not _do(job, out, quiet=quiet):
+                    return False
+    return True
+
+
+def may_compete(row: Row, out: Path) -> bool:
+    """Whether paired experts have shown that the row's mechanisms can be undone, where that is asked for."""
+    if row.representable is None:
+        return True
+    paired = read_record(next(job for job in row.jobs if job.measure == "supervised"), out)
+    return paired is None or min(paired["per_mechanism"]["psnr"]) >= row.representable
+
+
+def _do(job: Job, out: Path, *, quiet: bool) -> bool:
+    measure, folder = MEASURES[job.measure], out / RUNS / job.run
+    if measure.needs_run:
+        with Progress(job.config, quiet=quiet) as progress:
+            resume = (folder / CONFIG).exists()
+            watchers = [watch_recovery(folder)]
+            run = train(job.config, folder, resume=resume, callbacks=[progress], watchers=watchers)
+        if not run.finished:
+            return False
+    head = {
+        "measure": job.measure,
+        "config": job.config.model_dump(mode="json"),
+        "settings": dict(job.settings),
+        "seed": job.config.seed,
+        "provenance": provenance(),
+    }
+    values = measure.take(job.config, folder, job.settings)
+    write_text(out / RECORDS / f"{job.name}.json", json.dumps({**head, **values}) + "\n")
+    return True
+
+
+def read_record(job: Job, out: Path) -> dict[str, Any] | None:
+    """Reads the record of a job, None if it is not there yet.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    path = out / RECORDS / f"{job.name}.json"
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        record = None
+    if not isinstance(record, dict) or record.get("measure") != job.measure:
+        raise ValueError(f"{str(path)!r} is damaged: remove it, and the same command makes it again")
+    return record

@@ -1,0 +1,221 @@
+"""Records to numbers: the figures of each condition, the headline numbers, and which of those were aimed for."""
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from licm.metrics import duplicate_experts, match_experts, owned_mechanisms, settled_steps
+from licm.reproduction.running import Row, may_compete, read_record
+
+SUCCESS, COLLAPSE = 0.95, 0.5  # matched share from which a run succeeds, and below which it has collapsed
+
+# Of an experiment's condition `default`: the headline's name and the figure whose mean it is.
+_HEADLINES = {
+    "specialisation": {"matched_share_mean": "matched_share", "success_rate": "success"},
+    "recovery": {
+        "psnr_mean": "psnr",
+        "psnr_supervised": "psnr_supervised",
+        "ssim_mean": "ssim",
+        "ssim_supervised": "ssim_supervised",
+    },
+    "classifier": {
+        "clean": "accuracy_clean",
+        "transformed": "accuracy_transformed",
+        "restored": "accuracy_restored",
+        "augmented": "accuracy_augmented",
+    },
+    "too_many_16": {"matched_share": "matched_share", "unowned_wins": "unowned_wins"},
+    "too_many_20": {"matched_share": "matched_share", "unowned_wins": "unowned_wins"},
+    "too_few_6": {"coverage": "matched_share"},
+    "omniglot": {"identification_ratio_min": "identification_ratio_min"},
+    "fashion_mnist": {"identification_ratio_min": "identification_ratio_min"},
+}
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A number that was set before the runs.
+
+    Attributes:
+        text: In words.
+        needs: The headlines it is about, "experiment.name".
+        met: Whether it is reached, a function of those.
+    """
+
+    text: str
+    needs: tuple[str, ...]
+    met: Callable[..., bool]
+
+
+AIMS = (
+    Aim("matched share at least 0.99", ("specialisation.matched_share_mean",), lambda share: share >= 0.99),
+    Aim("19 runs of 20 succeed", ("specialisation.success_rate",), lambda rate: rate >= 0.95),
+    Aim("median settled step at most 400", ("specialisation.settled_step_median",), lambda step: step <= 400),
+    Aim("accuracy on restored digits at least 0.97", ("classifier.restored",), lambda accuracy: accuracy >= 0.97),
+    Aim(
+        "PSNR within 7 dB of the paired expert's",
+        ("recovery.psnr_mean", "recovery.psnr_supervised"),
+        lambda own, bound: own >= bound - 7,
+    ),
+    Aim(
+        "SSIM within 0.10 of the paired expert's",
+        ("recovery.ssim_mean", "recovery.ssim_supervised"),
+        lambda own, bound: own >= bound - 0.1,
+    ),
+    *(
+        aim
+        for name in ("too_many_16", "too_many_20")
+        for aim in (
+            Aim("matched share at least 0.97", (f"{name}.matched_share",), lambda share: share >= 0.97),
+            Aim("experts to spare win less than 2 % together", (f"{name}.unowned_wins",), lambda wins: wins < 0.02),
+        )
+    ),
+    Aim("coverage at least 0.95", ("too_few_6.coverage",), lambda coverage: coverage >= 0.95),
+    Aim(
+        "identification at least 0.95 of that on digits, on every alphabet",
+        ("omniglot.identification_ratio_min",),
+        lambda ratio: ratio >= 0.95,
+    ),
+)
+"""What was aimed for, fixed beforehand."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A row of the plan with the records that are there, by measure."""
+
+    row: Row
+    records: dict[str, dict[str, Any]]
+    representable: bool
+
+
+def find(rows: Iterable[Row], out: Path) -> list[Found]:
+    """Reads the records of a plan as far as they are there.
+
+    Raises:
+        ValueError: If one is damaged.
+    """
+    found = []
+    for row in rows:
+        read = {job.measure: read_record(job, out) for job in row.jobs}
+        found.append(Found(row, {name: each for name, each in read.items() if each is not None}, may_compete(row, out)))
+    return found
+
+
+def figures_of(records: dict[str, dict[str, Any]]) -> dict[str, float | None]:
+    """Returns the figures of one run, by name."""
+    figures: dict[str, float | None] = {}
+    if (record := records.get("evaluation")) is not None:
+        figures |= _of_evaluation(record)
+    if (record := records.get("supervised")) is not None:
+        figures |= {f"{name}_supervised": record[name] for name in ("psnr", "ssim", "accuracy_restored")}
+        figures["psnr_supervised_min"] = min(record["per_mechanism"]["psnr"])
+    if (record := records.get("augmented")) is not None:
+        figures["accuracy_augmented"] = record["accuracy_transformed"]
+    if (record := records.get("clusters")) is not None:
+        figures |= {"clusters_matched_share": record["matched_share"], "clusters_ari": record["ari"]}
+    if (record := records.get("transfer")) is not None:
+        lowest = min(group["identification"] for group in record["groups"])
+        own = record["identification_own"]
+        figures |= {"identification_own": own, "identification_min": lowest}
+        figures["identification_ratio_min"] = lowest / own if own else None
+    return figures
+
+
+def _of_evaluation(record: dict[str, Any]) -> dict[str, float | None]:
+    names = ("matched_share", "ari", "accuracy_clean", "accuracy_transformed", "accuracy_restored", "psnr", "ssim")
+    matrix, share = record["winner_matrix"], record["matched_share"]
+    matched = set(match_experts(matrix)[1])
+    owned = owned_mechanisms(matrix)
+    return {
+        **{name: record[name] for name in names},
+        "success": float(share >= SUCCESS),
+        "collapse": float(share < COLLAPSE),
+        "unowned_wins": sum(wins for expert, wins in enumerate(record["win_share"]) if expert not in matched),
+        "owners": sum(bool(mechanisms) for mechanisms in owned),
+        "unused": record["num_dead_experts"],
+        "shared": len(duplicate_experts(matrix)),
+        "steps": record["steps"],
+        "train_seconds": record["train_seconds"],
+    }
+
+
+def _settled(found: Sequence[Found]) -> list[float]:
+    """The settled step of every mechanism of every run; infinity where it is not settled."""
+    steps: list[float] = []
+    for each in found:
+        if validation := each.records.get("evaluation", {}).get("validation"):
+            seen = settled_steps([v["step"] for v in validation], [v["winner_matrix"] for v in validation])
+            steps += [math.inf if step is None else step for step in seen]
+    return steps
+
+
+def _spread(values: Sequence[float]) -> dict[str, float | None]:
+    return {
+        "mean": statistics.fmean(values),
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "min": min(values),
+        "max": max(values),
+        "count": len(values),
+    }
+
+
+def _condition(found: Sequence[Found]) -> dict[str, Any]:
+    runs = [figures_of(each.records) for each in found]
+    names = dict.fromkeys(name for run in runs for name in run)
+    known = {name: [value for run in runs if (value := run.get(name)) is not None] for name in names}
+    settled = _settled(found)
+    median = statistics.median(settled) if settled else None
+    return {
+        "seeds": [each.row.seed for each in found if each.records],
+        "planned": len(found),
+        "representable": all(each.representable for each in found),
+        "settled_step_median": None if median is None or math.isinf(median) else median,
+        "figures": {name: _spread(values) for name, values in known.items() if values},
+    }
+
+
+def summarise(found: Sequence[Found]) -> dict[str, Any]:
+    """Sums up the records of a plan.
+
+    Returns:
+        JSON values: for each experiment of which something is there its headline numbers (means over seeds; None where
+        records are missing) and `conditions`: for each the `seeds` that are there, how many were `planned`, whether
+        paired experts found it `representable`, the median settled step over mechanisms and seeds (None also if most
+        are not settled), and `figures`, each with mean, std (of the sample), min, max and count. `aims` says which
+        numbers were aimed for and whether they are `met`; None where records are missing.
+    """
+    results: dict[str, Any] = {}
+    for experiment in dict.fromkeys(each.row.experiment for each in found):
+        own = [each for each in found if each.row.experiment == experiment]
+        if not any(each.records for each in own):
+            continue
+        labels = dict.fromkeys(each.row.condition for each in own)
+        conditions = {label: _condition([each for each in own if each.row.condition == label]) for label in labels}
+        results[experiment] = {**_headlines(experiment, conditions), "conditions": conditions}
+    results["aims"] = [_judge(aim, results) for aim in AIMS]
+    machines = {str(record["provenance"]): record for each in found for record in each.records.values()}
+    results["made_with"] = [record["provenance"] for record in machines.values()]
+    runs = {each.row.jobs[0].run: each.records["evaluation"] for each in found if "evaluation" in each.records}
+    results["train_seconds"] = sum(record["train_seconds"] for record in runs.values())
+    return results
+
+
+def _headlines(experiment: str, conditions: dict[str, Any]) -> dict[str, Any]:
+    if experiment not in _HEADLINES or "default" not in conditions:
+        return {}
+    figures = conditions["default"]["figures"]
+    found = {name: figures.get(figure, {}).get("mean") for name, figure in _HEADLINES[experiment].items()}
+    if experiment == "specialisation":
+        found["settled_step_median"] = conditions["default"]["settled_step_median"]
+    return found
+
+
+def _judge(aim: Aim, results: dict[str, Any]) -> dict[str, Any]:
+    pairs = [need.split(".") for need in aim.needs]
+    values = [results.get(experiment, {}).get(name) for experiment, name in pairs]
+    met = None if None in values else aim.met(*values)
+    return {"aim": aim.text, "of": list(aim.needs), "values": values, "met": met}

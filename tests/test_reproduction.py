@@ -1,0 +1,265 @@
+"""`licm reproduce`: what it plans, does, skips and sums up, on runs of a few steps."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from licm.config import make_config
+from licm.drawing import LIGHT
+from licm.mechanisms import parse_mechanism
+from licm.metrics import matched_share, psnr
+from licm.models import Expert
+from licm.reproduction import running
+from licm.reproduction.drawn import figures_for
+from licm.reproduction.experiments import EXPERIMENTS, Condition, Experiment
+from licm.reproduction.paired import train_paired
+from licm.reproduction.running import plan, read_record, reproduce
+from licm.reproduction.summary import AIMS, Found, find, summarise
+from licm.training import train
+from tests.commands import licm, refused
+from tests.conftest import SMALL_RUN
+from tests.problems import bars
+
+
+@pytest.fixture
+def small(bars_file):
+    """What makes every run of an experiment small."""
+    return {**SMALL_RUN, "data.source": str(bars_file), "training.validation_images": 8}
+
+
+def parameters(width: int) -> int:
+    return sum(each.numel() for each in Expert(width=width).parameters())
+
+
+def test_from_paper_one_change_at_a_time_leads_to_the_default():
+    conditions = [c for c in EXPERIMENTS["ablation"].conditions.values() if c.preset == "paper"]
+    last = make_config("paper", overrides=conditions[-1].overrides)
+    assert last.model_dump(exclude={"preset"}) == make_config().model_dump(exclude={"preset"})
+    configs = [make_config("paper", overrides=condition.overrides) for condition in conditions]
+    assert all(one != next_one for one, next_one in pairwise(configs))
+
+
+def test_the_one_network_has_the_parameters_of_ten_experts():
+    width = EXPERIMENTS["baselines"].conditions["one network"].overrides["experts.width"]
+    assert parameters(width) == pytest.approx(10 * parameters(make_config().experts.width), rel=0.02)
+
+
+def test_every_condition_of_every_experiment_is_valid_at_each_budget():
+    for budget in ("quick", "full"):
+        rows = plan(list(EXPERIMENTS), budget=budget)
+        assert {row.experiment for row in rows} == set(EXPERIMENTS)
+    count = {name: len({row.seed for row in rows if row.experiment == name}) for name in EXPERIMENTS}
+    assert (count["specialisation"], count["weak"], count["ablation"]) == (20, 1, 3)
+
+
+def test_experiments_share_runs_and_records():
+    first, second = plan(["specialisation"], seeds=1), plan(["classifier"], seeds=1)
+    assert first[0].jobs[0].name == second[0].jobs[0].name
+    assert len({job.run for row in first + second for job in row.jobs}) == 1
+    other = plan(["specialisation"], seeds=1, overrides={"steps": 9})
+    assert other[0].jobs[0].name != first[0].jobs[0].name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"names": ["specialization"]}, "unknown experiment 'specialization': did you mean 'specialisation'"),
+        ({"budget": "ful"}, "unknown budget 'ful': did you mean 'full'"),
+        ({"seeds": 0}, "seeds: expected at least 1, got 0"),
+    ],
+)
+def test_a_wrong_plan_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        plan(changes.pop("names", ()), **changes)
+
+
+def test_a_paired_expert_learns_what_it_is_shown():
+    images = bars(64)
+    shift = parse_mechanism("shift(dx=1)")
+    architecture = make_config(overrides={"experts.width": 8, "experts.depth": 3}).experts
+    first, same = (train_paired(shift, images, architecture=architecture, steps=60, seed=0) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), same.parameters()))
+    with torch.no_grad():
+        restored = first(shift(images))
+    assert psnr(restored, images).mean() > psnr(shift(images), images).mean() + 3
+
+
+def test_every_measure_leaves_a_record_and_nothing_is_done_twice(small, bars_file, tmp_path):
+    measures = ("evaluation", "recovered", "supervised", "augmented", "transfer", "clusters")
+    experiments = {"all": Experiment("", "", {"one": Condition(measures=measures, source=str(bars_file))}, seeds=1)}
+    (row,) = plan(budget="quick", overrides=small, experiments=experiments)
+    row = replace(row, jobs=_fewer_steps(row.jobs))
+    assert reproduce([row], tmp_path, quiet=True)
+    found = {job.measure: read_record(job, tmp_path) for job in row.jobs}
+    assert found["evaluation"]["num_images"] == 20
+    assert [each["step"] for each in found["evaluation"]["validation"]] == [2, 4]
+    assert found["recovered"]["steps"] == [0, 2, 4]
+    assert len(found["supervised"]["per_mechanism"]["psnr"]) == 2
+    assert 0 <= found["augmented"]["accuracy_transformed"] <= 1
+    own = found["transfer"]["identification_own"]
+    assert own == pytest.approx(found["evaluation"]["matched_share"])
+    assert sum(group["images"] for group in found["transfer"]["groups"]) == 200
+    assert found["clusters"]["matched_share"] >= 0.5
+    said = []
+    assert reproduce([row], tmp_path, say=said.append, quiet=True)
+    assert said == []
+    everything = find([row], tmp_path)
+    counts = {"specialisation": 3, "recovery": 2, "classifier": 1, "too_few_6": 1, "omniglot": 1, "ablation": 0}
+    for experiment, count in counts.items():
+        drawn = figures_for(experiment, everything)
+        assert len(drawn) == count, experiment
+        assert all(draw(theme=LIGHT).axes for draw in drawn.values())
+
+
+def _fewer_steps(jobs):
+    fewer = {"paired_steps": 3}
+    return tuple(replace(job, settings=fewer) if job.measure == "supervised" else job for job in jobs)
+
+
+def test_a_killed_reproduction_goes_on(small, tmp_path):
+    experiments = {"one": Experiment("", "", {"default": Condition()}, seeds=2)}
+    rows = plan(budget="full", overrides=small, experiments=experiments)
+
+    def stop(line: str) -> None:
+        if line.startswith("2 of 2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(rows, tmp_path, say=stop, quiet=True)
+    first = tmp_path / "records" / f"{rows[0].jobs[0].name}.json"
+    kept = first.read_bytes()
+    assert read_record(rows[1].jobs[0], tmp_path) is None
+    assert reproduce(rows, tmp_path, quiet=True)
+    assert first.read_bytes() == kept
+    assert read_record(rows[1].jobs[0], tmp_path)["seed"] == 1
+
+
+def test_what_no_paired_expert_can_undo_is_not_competed_for(small, tmp_path):
+    weak = Condition(measures=("supervised", "evaluation"), representable=59.0)
+    rows = plan(budget="quick", overrides=small, experiments={"weak": Experiment("", "", {"hard": weak}, seeds=1)})
+    rows = [replace(rows[0], jobs=_fewer_steps(rows[0].jobs))]
+    assert reproduce(rows, tmp_path, quiet=True)
+    assert read_record(rows[0].jobs[0], tmp_path) is not None
+    assert read_record(rows[0].jobs[1], tmp_path) is None
+
+
+def test_a_damaged_record_is_named(small, tmp_path):
+    (row,) = plan(["specialisation"], seeds=1, overrides=small)
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / f"{row.jobs[0].name}.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged: remove it, and the same command makes it again"):
+        read_record(row.jobs[0], tmp_path)
+
+
+def test_a_run_that_is_stopped_goes_on_to_the_same_record(small, tmp_path, monkeypatch):
+    rows = plan(budget="full", overrides=small, experiments={"one": Experiment("", "", {"default": Condition()}, 1)})
+
+    def train_and_stop(config, folder, *, callbacks, **options):
+        def stop(record):
+            if record["kind"] == "step" and record["step"] == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        return train(config, folder, callbacks=[*callbacks, stop], **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(running, "train", train_and_stop)
+        assert not reproduce(rows, tmp_path / "stopped", quiet=True)
+    assert read_record(rows[0].jobs[0], tmp_path / "stopped") is None
+    assert reproduce(rows, tmp_path / "stopped", quiet=True)
+    assert reproduce(rows, tmp_path / "whole", quiet=True)
+    stopped, whole = (read_record(rows[0].jobs[0], tmp_path / name) for name in ("stopped", "whole"))
+    assert stopped["steps"] == 4
+    assert stopped["winner_matrix"] == whole["winner_matrix"]
+    assert stopped["psnr"] == whole["psnr"]
+
+
+def evaluation(matrix, steps=(10, 20, 30), **changes):
+    """What an evaluation leaves, for a winner matrix [N, N'] that was the same at each validation."""
+    shares = np.mean(matrix, axis=0)
+    figures = dict.fromkeys(("accuracy_clean", "accuracy_transformed", "accuracy_restored"), 0.9)
+    return {
+        **{"winner_matrix": matrix, "win_share": shares.tolist(), "matched_share": matched_share(matrix), "ari": 1.0},
+        **{"psnr": 20.0, "ssim": 0.9, "steps": 30, "train_seconds": 2.0, "provenance": {}},
+        **{"num_dead_experts": int((shares < 0.01).sum()), **figures},
+        "validation": [{"step": step, "winner_matrix": matrix} for step in steps],
+        **changes,
+    }
+
+
+def found(experiment, *records, condition="default"):
+    rows = plan([experiment], seeds=len(records))
+    rows = [row for row in rows if row.condition == condition]
+    return [Found(row, record, True) for row, record in zip(rows, records)]
+
+
+def test_the_numbers_of_the_records():
+    perfect, halved = [[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]
+    runs = [{"evaluation": evaluation(matrix)} for matrix in (perfect, perfect, perfect, halved)]
+    results = summarise(found("specialisation", *runs))["specialisation"]
+    assert results["matched_share_mean"] == pytest.approx((3 + 0.5) / 4)
+    assert results["success_rate"] == 0.75
+    assert results["settled_step_median"] == 10
+    figures = results["conditions"]["default"]["figures"]
+    assert figures["unused"]["max"] == 1
+    assert figures["matched_share"]["count"] == 4
+
+
+def test_a_mechanism_that_never_settles_counts_as_later_than_all():
+    shared = [[0.5, 0.5], [0.0, 1.0]]
+    results = summarise(found("specialisation", {"evaluation": evaluation(shared)}))
+    assert results["specialisation"]["settled_step_median"] is None
+
+
+def test_experts_to_spare_are_those_not_matched():
+    matrix = [[0.9, 0.0, 0.1], [0.0, 1.0, 0.0]]
+    results = summarise(found("too_many_20", {"evaluation": evaluation(matrix)}))
+    assert results["too_many_20"] == {
+        "matched_share": 0.95,
+        "unowned_wins": pytest.approx(0.05),
+        "conditions": results["too_many_20"]["conditions"],
+    }
+    judged = {aim["aim"]: aim["met"] for aim in results["aims"] if "too_many_20" in aim["of"][0]}
+    assert judged == {"matched share at least 0.97": False, "experts to spare win less than 2 % together": False}
+
+
+def test_the_lowest_alphabet_counts():
+    groups = [{"name": name, "images": 9, "identification": i, "psnr": 9.0} for name, i in (("a", 0.9), ("b", 0.6))]
+    records = {"transfer": {"identification_own": 0.8, "groups": groups, "provenance": {}}}
+    assert summarise(found("omniglot", records))["omniglot"]["identification_ratio_min"] == pytest.approx(0.75)
+
+
+def test_aims_are_for_headlines_that_exist_and_are_open_without_records():
+    for aim in AIMS:
+        assert len(aim.needs) == aim.met.__code__.co_argcount
+    assert {aim["met"] for aim in summarise([])["aims"]} == {None}
+
+
+def test_the_command_leaves_results_page_and_figures(small, bars_file, tmp_path):
+    settings = [part for key, value in small.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    typed = ("reproduce", "--out", tmp_path, "--only", "specialisation", "--budget", "quick", "--seeds", 2, *settings)
+    done = licm(*typed, "--json")
+    assert done.returncode == 0, done
+    assert "1 of 2: specialisation, default, seed 0: evaluation" in done.stderr
+    results = json.loads(done.stdout)
+    assert results == json.loads((tmp_path / "results.json").read_text())
+    assert results["specialisation"]["conditions"]["default"]["seeds"] == [0, 1]
+    page = (tmp_path / "reproduction.html").read_text()
+    assert page.count("data:image/svg+xml") == 6  # three figures, light and dark
+    assert 'src="http' not in page
+    names = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert names == [f"specialisation-{number}.svg" for number in (1, 2, 3)]
+    assert all(name in (tmp_path / "reproduction.md").read_text() for name in names)
+    again = licm(*typed)
+    assert (again.stdout, again.stderr) == (f"saved: {tmp_path / 'reproduction.html'}\n", "")
+
+
+def test_the_command_refuses_an_unknown_result(tmp_path):
+    assert "unknown experiment 'omniglott': did you mean 'omniglot'" in refused(
+        "reproduce", "--only", "omniglott", "--out", tmp_path
+    )

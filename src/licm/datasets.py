@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
@@ -127,6 +128,11 @@ def _padded(images: ImageSet, size: int | None) -> ImageSet:
 def to_float(images: Tensor) -> Tensor:
     """Turns uint8 images in 0..255 into float32 in [0, 1]."""
     return images.float().div_(255)
+
+
+def to_bytes(images: Tensor) -> np.ndarray:
+    """Turns images in [0, 1], on any device, into a uint8 array, rounded."""
+    return (images * 255).round().to(torch.uint8).cpu().numpy()
 
 
 def apply_mechanisms(

@@ -9,14 +9,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from licm import checkpoint as files
 from licm.competition import compete
 from licm.crops import Heap
-from licm.datasets import load_training_data, to_float
+from licm.datasets import load_training_data, to_bytes, to_float
 from licm.mechanisms import Mechanism
 from licm.operators import FITS_ROUGHLY, FITS_WELL, Fit, Operator, fit_operator, to_where
 from licm.records import DESCRIPTION, PICTURES, Pictures, save_samples
@@ -114,11 +113,11 @@ def describe_run(run: Run, images: Tensor) -> tuple[dict[str, Any], Pictures]:
         inputs[index, : shown[index]], outputs[index, : shown[index]] = won[:EXAMPLES].cpu(), made[:EXAMPLES].cpu()
     record = {"steps": run.step, "num_images": len(winners), "experts": cards, "provenance": files.provenance()}
     pictures = Pictures(
-        inputs=_to_bytes(inputs),
-        outputs=_to_bytes(outputs),
+        inputs=to_bytes(inputs),
+        outputs=to_bytes(outputs),
         shown=shown.numpy(),
-        probes=_to_bytes(probes),
-        responses=_to_bytes(responses),
+        probes=to_bytes(probes),
+        responses=to_bytes(responses),
     )
     return record, pictures
 
@@ -266,8 +265,3 @@ def _width(profile: Tensor, low: float, high: float) -> float | None:
         before, after = level[index - 1].item(), level[index].item()
         ends.append(index - 1 + (share - before) / (after - before))
     return round(ends[1] - ends[0], 2)
-
-
-def _to_bytes(images: Tensor) -> np.ndarray:
-    """Turns images in [0, 1] into uint8."""
-    return (images * 255).round().to(torch.uint8).numpy()

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from licm.datasets import (
     evaluation_mixture,
     load_originals,
     load_training_data,
+    to_bytes,
     to_float,
 )
 from licm.mechanisms import parse_mechanisms
@@ -88,7 +88,7 @@ def take_samples(folder: str | Path, *, split: Split = "test", each: int = 3, de
     """
     run = load_run(folder, device=device)
     if run.config.data.canonical is None:
-        _, mixture = _evaluated(run.config, split)
+        _, mixture = load_evaluated(run.config, split)
         images, group = mixture.images, mixture.mechanism
     else:
         mixture, images = None, _training_data(run.config).transformed[:1000]
@@ -97,22 +97,17 @@ def take_samples(folder: str | Path, *, split: Split = "test", each: int = 3, de
     inputs = images[chosen].to(run.device)
     scores, winners = compete(run.experts, run.discriminator, inputs)
     return Samples(
-        inputs=_to_bytes(inputs),
-        outputs=_to_bytes(torch.stack(run.experts(inputs), dim=1)),
+        inputs=to_bytes(inputs),
+        outputs=to_bytes(torch.stack(run.experts(inputs), dim=1)),
         scores=scores.T.cpu().numpy(),
         winners=winners.cpu().numpy(),
         mechanism=None if mixture is None else mixture.mechanism[chosen].numpy(),
-        originals=None if mixture is None else _to_bytes(mixture.originals[chosen]),
+        originals=None if mixture is None else to_bytes(mixture.originals[chosen]),
     )
 
 
-def _to_bytes(images: Tensor) -> np.ndarray:
-    """Turns images in [0, 1] into uint8."""
-    return (images * 255).round().to(torch.uint8).cpu().numpy()
-
-
-def _evaluated(config: Config, split: Split) -> tuple[Originals, Mixture]:
-    """The originals of a run's source, and those of `split` under its mechanisms."""
+def load_evaluated(config: Config, split: Split) -> tuple[Originals, Mixture]:
+    """Loads the originals of a run's source, and those of `split` under its mechanisms: what `evaluate` measures."""
     originals = load_originals(
         config.data.source, seed=config.seed, image_size=config.data.image_size, channels=config.data.channels
     )
@@ -125,7 +120,7 @@ def _training_data(config: Config) -> TrainingData:
 
 def _labelled_figures(run: Run, split: Split) -> dict[str, Any]:
     config = run.config
-    originals, mixture = _evaluated(config, split)
+    originals, mixture = load_evaluated(config, split)
     mechanisms = parse_mechanisms(config.mechanisms)
     scores, winners, restored = restore_images(run, mixture.images)
     matrix = metrics.winner_matrix(

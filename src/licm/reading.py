@@ -8,11 +8,12 @@ import errno
 import gzip
 import hashlib
 import io
+import json
 import zipfile
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -21,6 +22,15 @@ ROOM, RATIO = 1 << 28, 100  # bytes that any packed file may hold, and per byte 
 
 class _Stream(Protocol):
     def read(self, size: int, /) -> bytes: ...
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Returns the JSON object in a file, None if the file cannot be read or holds something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def refuse(name: str | Path, error: Exception) -> NoReturn:

@@ -1,7 +1,6 @@
 """The records of a run, read together: what figures and reports are made from, without model or training."""
 
 import io
-import json
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from licm.checkpoint import HISTORY, read_config, read_history, read_run
 from licm.config import Config
 from licm.mechanisms import parse_mechanisms
 from licm.metrics import match_experts
+from licm.reading import read_object
 from licm.writing import write_bytes
 
 EVALUATION, SAMPLES = "evaluation.json", "samples.npz"
@@ -237,11 +237,8 @@ def _read_record(path: Path, keys: tuple[str, ...], command: str) -> dict[str, A
     """Reads what a command left, if it did."""
     if not path.exists():
         return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        record = None
-    if not isinstance(record, dict):
+    record = read_object(path)
+    if record is None:
         raise ValueError(f"{str(path)!r} is damaged; write it again with: licm {command} {path.parent}")
     _check_keys(record, keys, path, "the record")
     return record

@@ -3,7 +3,7 @@
 The competition asks all N' experts about every image, and nearly all of that work is to lose. The router is a small
 network trained online on the winners of exact competitions. Once it foretells them well it proposes k experts an image;
 one more is drawn evenly from the others and stands for all of them, so that the objective of D keeps its mean
-(`licm.competition.output_weights`). Every `check_every` steps the competition is exact and tells how good the proposals
+(`licm.objective.output_weights`). Every `check_every` steps the competition is exact and tells how good the proposals
 were; when they were not, it stays exact until they are.
 """
 

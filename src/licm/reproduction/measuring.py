@@ -18,14 +18,14 @@ from licm.competition import compete
 from licm.config import Config
 from licm.datasets import (
     Mixture,
-    Originals,
     TrainingData,
     evaluation_mixture,
     load_originals,
     make_mixture,
+    to_bytes,
     to_float,
 )
-from licm.evaluation import evaluate
+from licm.evaluation import evaluate, load_evaluated
 from licm.mechanisms import parse_mechanisms
 from licm.records import read_records
 from licm.reproduction.paired import train_paired
@@ -102,7 +102,7 @@ def _first_of_each(mixture: Mixture) -> Mixture:
 
 def _save(path: Path, images: Tensor) -> None:
     buffer = io.BytesIO()
-    np.save(buffer, (images * 255).round().to(torch.uint8).numpy(), allow_pickle=False)
+    np.save(buffer, to_bytes(images), allow_pickle=False)
     write_bytes(path, buffer.getvalue())
 
 
@@ -129,18 +129,10 @@ def _recovered(config: Config, folder: Path, settings: Settings) -> dict[str, An
     return {"steps": steps, "images": pack(np.stack([np.load(place / f"{name}.npy") for name in names], axis=1))}
 
 
-def _load(config: Config) -> tuple[Originals, Mixture]:
-    """A configuration's originals, and the official test set under its mechanisms: what `evaluate` measures."""
-    originals = load_originals(
-        config.data.source, seed=config.seed, image_size=config.data.image_size, channels=config.data.channels
-    )
-    return originals, evaluation_mixture(originals.test, parse_mechanisms(config.mechanisms))
-
-
 @torch.no_grad()
 def _supervised(config: Config, folder: Path, settings: Settings) -> dict[str, Any]:
     """A paired expert for each mechanism, on the test images of that mechanism."""
-    originals, mixture = _load(config)
+    originals, mixture = load_evaluated(config, "test")
     pool, restored = to_float(originals.to_transform.images), torch.empty_like(mixture.images)
     mechanisms = parse_mechanisms(config.mechanisms)
     for index, mechanism in enumerate(mechanisms):
@@ -174,7 +166,7 @@ def _supervised(config: Config, folder: Path, settings: Settings) -> dict[str, A
 
 def _augmented(config: Config, folder: Path, settings: Settings) -> dict[str, Any]:
     """A classifier trained on clean digits and on digits under the mechanisms, which it is told of."""
-    originals, mixture = _load(config)
+    originals, mixture = load_evaluated(config, "test")
     canonical = originals.canonical
     if canonical.labels is None or mixture.labels is None:
         raise ValueError(f"data.source: a classifier needs labels, {config.data.source!r} has none")
@@ -191,7 +183,7 @@ def _augmented(config: Config, folder: Path, settings: Settings) -> dict[str, An
 def _transfer(config: Config, folder: Path, settings: Settings) -> dict[str, Any]:
     """Experts of digits on another data set, a group of images for each of its labels."""
     run, mechanisms = load_run(folder), parse_mechanisms(config.mechanisms)
-    own = _load(config)[1]
+    own = load_evaluated(config, "test")[1]
     winners = compete(run.experts, run.discriminator, own.images)[1].cpu()
     matrix = metrics.winner_matrix(
         own.mechanism, winners, num_mechanisms=len(mechanisms), num_experts=config.num_experts
@@ -219,7 +211,7 @@ def _transfer(config: Config, folder: Path, settings: Settings) -> dict[str, Any
         "groups": groups,
         "mechanisms": [str(mechanism) for mechanism in mechanisms],
         "expert_order": [e for e in owner.tolist() if e >= 0],
-        "grid": pack(np.concatenate([_bytes(sample.images)[:, None], outputs], axis=1)),
+        "grid": pack(np.concatenate([to_bytes(sample.images)[:, None], outputs], axis=1)),
         "grid_winners": compete(run.experts, run.discriminator, sample.images)[1].tolist(),
     }
 
@@ -227,11 +219,7 @@ def _transfer(config: Config, folder: Path, settings: Settings) -> dict[str, Any
 @torch.no_grad()
 def _outputs(run: Run, images: Tensor) -> np.ndarray:
     run.experts.eval()
-    return _bytes(torch.stack(run.experts(images), dim=1))
-
-
-def _bytes(images: Tensor) -> np.ndarray:
-    return (images * 255).round().to(torch.uint8).cpu().numpy()
+    return to_bytes(torch.stack(run.experts(images), dim=1))
 
 
 def _other_images(source: str, config: Config) -> ImageSet:
@@ -252,7 +240,7 @@ def _clusters(config: Config, folder: Path, settings: Settings) -> dict[str, Any
     """k-means on D's last hidden layer, of the transformed test images."""
     from sklearn.cluster import KMeans
 
-    run, (_, mixture) = load_run(folder), _load(config)
+    run, (_, mixture) = load_run(folder), load_evaluated(config, "test")
     judge = run.discriminator
     features = torch.cat([judge.hidden(judge.features(part).flatten(1)) for part in mixture.images.split(256)])
     cluster = KMeans(config.num_experts, n_init=10, random_state=config.seed).fit_predict(features.numpy())

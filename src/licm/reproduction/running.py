@@ -13,6 +13,7 @@ from licm.checks import unknown_name
 from licm.config import Config, make_config
 from licm.downloads import locate
 from licm.progress import Progress
+from licm.reading import read_object
 from licm.reproduction.experiments import BUDGETS, EXPERIMENTS, Budget, Condition, Experiment
 from licm.reproduction.measuring import MEASURES, watch_recovery
 from licm.training import train
@@ -189,10 +190,7 @@ def read_record(job: Job, out: Path) -> dict[str, Any] | None:
     path = out / RECORDS / f"{job.name}.json"
     if not path.exists():
         return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        record = None
-    if not isinstance(record, dict) or record.get("measure") != job.measure:
+    record = read_object(path)
+    if record is None or record.get("measure") != job.measure:
         raise ValueError(f"{str(path)!r} is damaged: remove it, and the same command makes it again")
     return record

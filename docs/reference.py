@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 import licm
 from licm.cli import app
-from licm.config import PRESETS, Config, make_config
+from licm.config import Config, make_config
+from licm.presets import PRESETS
 
 NOT_MODULES = {"licm.__main__", "licm.cli"}  # the commands have a page of their own
 

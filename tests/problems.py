@@ -1,5 +1,7 @@
 """Small problems with known answers, and competitions small enough for a test."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -32,6 +34,8 @@ def small_competition(
     r1_gamma: float = 0.0,
     cycle_weight: float = 0.0,
     tie_margin: float = 0.0,
+    winners: Literal["best", "fixed"] = "best",
+    diversity_weight: float = 0.0,
     seed: int = 0,
 ) -> Competition:
     """A competition on 12x12 images whose experts have 4 filters; with a cycle weight, it has forward networks."""
@@ -49,4 +53,6 @@ def small_competition(
         forward=forward if cycle_weight > 0 else None,
         cycle_weight=cycle_weight,
         tie_margin=tie_margin,
+        winners=winners,
+        diversity_weight=diversity_weight,
     )

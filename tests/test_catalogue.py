@@ -7,8 +7,9 @@ import yaml
 
 from licm import downloads
 from licm.catalogue import SOURCES, config_keys, list_mechanisms, list_presets, list_sources, one_mechanism
-from licm.config import PRESETS, make_config, parse_overrides
+from licm.config import make_config, parse_overrides
 from licm.mechanisms import MECHANISM_SETS, MECHANISMS, parse_mechanism
+from licm.presets import PRESETS
 from tests.commands import licm, refused
 
 

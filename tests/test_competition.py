@@ -381,6 +381,30 @@ def test_compete_uses_running_statistics_and_leaves_them():
         assert torch.equal(before[name], buffer)
 
 
+def test_with_fixed_winners_an_image_is_always_the_same_experts():
+    competition, images, real = small_competition(winners="fixed"), 1 - bars(60), bars(60, seed=1)
+    first = competition.step(real, images, generator(0, "test")).winners
+    order = torch.randperm(60, generator=generator(0, "order"))
+    assert torch.equal(competition.step(real, images[order], generator(1, "test")).winners, first[order])
+    assert first.bincount(minlength=3).min() >= 10, "drawn evenly"
+
+
+def test_the_diversity_term_pulls_a_winner_from_what_the_others_make():
+    images, real = 1 - bars(12), bars(12, seed=1)
+    moved = {}
+    for weight in (0.0, 50.0):
+        competition = small_competition(diversity_weight=weight)
+        gaps = []
+        for step in range(8):
+            with torch.no_grad():
+                outputs = torch.stack(competition.bank(images))
+            winners = competition.step(real, images, generator(step, "test")).winners
+            own = outputs[winners, torch.arange(12)]
+            gaps.append((outputs - own).square().mean().item())
+        moved[weight] = gaps[-1] / gaps[0]
+    assert moved[50.0] > 1.2 * moved[0.0]
+
+
 def test_experts_separate_two_mechanisms_on_bars():
     """The whole method on a problem with a known answer: inverted and plain bars go to different experts."""
     competition = small_competition(num_experts=2, objective="score_weighted", r1_gamma=1.0)

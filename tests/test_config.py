@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from licm.config import PRESETS, Config, from_yaml, load_config, make_config, parse_overrides, to_yaml
+from licm.config import Config, from_yaml, load_config, make_config, parse_overrides, to_yaml
+from licm.presets import PRESETS
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -16,9 +16,10 @@ from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
 from licm.cli import main
-from licm.config import PRESETS, Config
+from licm.config import Config
 from licm.mechanisms import MECHANISM_SETS, MECHANISMS
 from licm.models import EXPERTS
+from licm.presets import PRESETS
 from tests.commands import licm as typed
 from tests.problems import bars
 

@@ -11,7 +11,8 @@ import pytest
 from nbclient import NotebookClient
 
 import licm
-from licm.config import PRESETS, make_config
+from licm.config import make_config
+from licm.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "examples" / "competing_experts.ipynb"

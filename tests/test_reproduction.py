@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from licm.checkpoint import hold
 from licm.config import make_config
 from licm.drawing import LIGHT
 from licm.mechanisms import parse_mechanism
@@ -138,6 +139,35 @@ def test_a_killed_reproduction_goes_on(small, tmp_path):
     assert reproduce(rows, tmp_path, quiet=True)
     assert first.read_bytes() == kept
     assert read_record(rows[1].jobs[0], tmp_path)["seed"] == 1
+
+
+def test_two_processes_may_share_a_folder(small, tmp_path):
+    rows = plan(
+        budget="full", overrides=small, experiments={"one": Experiment("", "", {"default": Condition()}, seeds=2)}
+    )
+    said = []
+    with hold(tmp_path / "in_work" / rows[0].jobs[0].run):
+        assert reproduce(rows, tmp_path, say=said.append, quiet=True)
+    assert said == [
+        "1 of 2: one, default, seed 0: in work by another process",
+        "2 of 2: one, default, seed 1: evaluation",
+    ]
+    assert read_record(rows[0].jobs[0], tmp_path) is None
+    assert not list((tmp_path / "in_work").iterdir())
+
+
+def test_a_record_from_before_a_key_came_still_counts(small, tmp_path):
+    (row,) = plan(budget="full", overrides=small, experiments={"one": Experiment("", "", {"default": Condition()}, 1)})
+    assert reproduce([row], tmp_path, quiet=True)
+    path = tmp_path / "records" / f"{row.jobs[0].name}.json"
+    record = json.loads(path.read_text())
+    del record["config"]["competition"]["diversity_weight"]  # its default is what it was then
+    path.unlink()
+    path.with_name("evaluation-0123456789ab.json").write_text(json.dumps(record))
+    said = []
+    assert reproduce([row], tmp_path, say=said.append, quiet=True)
+    assert said == []
+    assert path.exists()
 
 
 def test_what_no_paired_expert_can_undo_is_not_competed_for(small, tmp_path):

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from licm.checks import unknown_name
-from licm.config import PRESET_NOTES, PRESETS, Config, make_config, to_yaml
+from licm.config import Config, make_config, to_yaml
 from licm.downloads import DOWNLOAD_MEGABYTES, MIRRORS, cache_of, locate, obtain
+from licm.presets import PRESET_NOTES, PRESETS
 from licm.tables import aligned
 
 SOURCES = {

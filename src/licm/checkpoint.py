@@ -47,6 +47,10 @@ def check_free(folder: Path) -> None:
         raise ValueError(f"{str(folder)!r} exists already and is no run: choose a new or empty folder for the run")
 
 
+class FolderInUse(ValueError):
+    """Another process holds a folder."""
+
+
 @contextmanager
 def hold(folder: Path, *, called: str | None = None) -> Iterator[None]:
     """Makes the folder if need be and keeps other processes out of it; leaves none behind that stayed empty.
@@ -59,7 +63,7 @@ def hold(folder: Path, *, called: str | None = None) -> Iterator[None]:
         called: What the message calls it; None for a run folder.
 
     Raises:
-        ValueError: If another process holds the folder.
+        FolderInUse: If another process holds the folder.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +76,7 @@ def hold(folder: Path, *, called: str | None = None) -> Iterator[None]:
         with suppress(OSError, UnicodeDecodeError):
             holder = path.read_text(encoding="utf-8").strip()
         by = f"process {holder}" if holder.isdigit() else "another process"
-        raise ValueError(
+        raise FolderInUse(
             f"{called or f'run folder {str(folder)!r}'} is in use by {by}; wait for its end or choose another folder"
         ) from None
     try:

@@ -19,6 +19,8 @@ cycle error |F_j(E_j(x')) - x'|^2 of Zhu et al., ICCV 2017), and by them ties ar
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
+from zlib import crc32
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +83,10 @@ class Competition:
         forward: One network for each expert, of its shapes and without batch statistics; None for none.
         cycle_weight: Weight of the cycle error beside an expert's loss.
         tie_margin: Scores nearer to the best than this part of `mean_margin` are ties; 0: the best score wins.
+        winners: "best" for the competition; "fixed" gives each image to an expert drawn once and for all, whatever the
+            scores: a baseline.
+        diversity_weight: Weight of the mean squared difference a pixel between a winner's output and the other
+            experts' of the same image, held constant, by which its loss is lowered; 0 for none.
         routing: Learns whom to ask, and says so once it is trusted; None: all experts are always asked.
         learning_rate: Adam's, for experts and D.
         betas: Adam's.
@@ -97,6 +103,8 @@ class Competition:
         forward: ExpertBank | None = None,
         cycle_weight: float = 0.0,
         tie_margin: float = 0.0,
+        winners: Literal["best", "fixed"] = "best",
+        diversity_weight: float = 0.0,
         routing: Routing | None = None,
         learning_rate: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -112,6 +120,8 @@ class Competition:
         self.cycle_weight = cycle_weight
         self.cycle_pulls = False
         self.tie_margin = tie_margin
+        self.winners = winners
+        self.diversity_weight = diversity_weight
         self.mean_margin = 0.0  # the winners' mean lead, over D's score of canonical images; 0 while ties are left
         self.usual_error = torch.zeros(len(bank))  # moving average of each expert's cycle error in ties; 0: none yet
         self.routing = routing
@@ -227,6 +237,9 @@ class Competition:
         What counts is the comparative advantage: by the error itself, the better of two forward networks would win all.
         Scores are over D's of canonical images, [N', n].
         """
+        if self.winners == "fixed":
+            drawn = [crc32(image.numpy().tobytes()) % len(self.bank) for image in transformed.cpu()]
+            return torch.tensor(drawn, device=scores.device)
         winners, gap = choose_winners(scores), self.tie_margin * self.mean_margin
         if self.forward is None or gap <= 0:
             return winners
@@ -260,6 +273,10 @@ class Competition:
             errors = [F.mse_loss(self.forward[j](told[j]), transformed[mask]) for j, mask in wins.items()]
             total = loss + self.cycle_weight * torch.stack(errors).sum()
             cycle_error = torch.stack(errors).mean().item()
+        if self.diversity_weight > 0:
+            others = torch.stack(outputs).detach()
+            apart = [(each - others[:, wins[j]]).square().mean() for j, each in won.items()]  # from itself: 0
+            total = total - self.diversity_weight * torch.stack(apart).sum()
         self.expert_optimizer.zero_grad(set_to_none=True)
         total.backward()
         self.expert_optimizer.step()

@@ -16,7 +16,7 @@ def _completing(names: Callable[[], Names]) -> Callable[[str], list[str | tuple[
 
 
 def _presets() -> Names:
-    from licm.config import PRESET_NOTES
+    from licm.presets import PRESET_NOTES
 
     return PRESET_NOTES.items()
 

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from licm.checks import unknown_name
+from licm.presets import PRESETS
 
 _OF_WHOLE_BATCHES = ("convolutional", "batch")
 _LARGEST = 1 << 53  # whole numbers up to here are the same in JSON; what is larger is a slip of the keyboard
@@ -105,6 +106,10 @@ class CompetitionConfig(_Section):
     tie_margin: float = Field(
         0.5, ge=0, description="scores this near, in units of the mean margin, are ties for forward networks to settle"
     )
+    winners: Literal["best", "fixed"] = Field("best", description="fixed: each image's expert is drawn; a baseline")
+    diversity_weight: float = Field(
+        0.0, ge=0, description="of the squared difference between a winner's output and the other experts'"
+    )
 
 
 class RouterConfig(_Section):
@@ -187,37 +192,12 @@ class Config(_Section):
             raise ValueError("identity.start 'analytic' is for the experts of this library, not for one's own")
         if self.router.proposals and not self.router.enabled:
             raise ValueError("router.proposals needs router.enabled")
+        if self.router.proposals and self.competition.diversity_weight:
+            raise ValueError("competition.diversity_weight needs router.proposals 0: it is of every expert's output")
         if self.router.proposals and (self.experts.architecture, self.experts.normalization) == _OF_WHOLE_BATCHES:
             raise ValueError("router.proposals needs experts.normalization 'layer': 'batch' takes the whole batch")
         return self
 
-
-# What differs from the defaults above. `paper` is the slides' recipe as reconstructed in docs/method.md.
-PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "paper": {
-        "data": {"image_size": 32},
-        "experts": {"width": 32, "normalization": "batch"},
-        "discriminator": {"activation": "elu"},
-        "identity": {"learning_rate": 1e-3},
-        "competition": {
-            "objective": "all_experts",
-            "loser_samples": None,
-            "r1_gamma": 0.0,
-            "cycle_weight": 0.0,
-            "tie_margin": 0.0,
-        },
-        "router": {"enabled": False},
-        "revival": {"enabled": False},
-        "training": {"steps": 600, "decay": False},
-    },
-}
-"""What each preset changes."""
-
-PRESET_NOTES = {  # what each is for, in one line
-    "default": "what worked best here: minutes on two cores with the embedded digits",
-    "paper": "the slides' recipe as reconstructed: wider experts, 32x32, no revival; slower, for mnist",
-}
 
 # Keys that `--set` also takes without their section.
 _SHORT_KEYS = {"steps": "training.steps", "batch_size": "training.batch_size"}

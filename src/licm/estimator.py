@@ -59,7 +59,7 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     Args:
         num_experts: N', at least as many as mechanisms are suspected: spare experts come to rest.
-        preset: A name in `licm.config.PRESETS`; images keep their size, whatever it says of that.
+        preset: A name in `licm.presets.PRESETS`; images keep their size, whatever it says of that.
         steps: The limit of training steps; None for the preset's.
         settings: Further keys of the configuration by dotted name, such as `{"experts.width": 32}`.
         random_state: An integer seeds everything: the same gives the same fit. A `numpy.random.RandomState`, or None

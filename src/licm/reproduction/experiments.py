@@ -8,8 +8,7 @@ from licm.mechanisms import MECHANISM_SETS
 
 REPRESENTABLE = 20.0  # dB that a paired expert must reach before the competition is asked to
 
-# The history then tells settled steps as docs/measures.md defines them: every 10 steps on 1,000 images.
-_WATCHED = {"training.validate_every": 10, "training.validation_images": 1000}
+_WATCHED = {"training.validate_every": 25}  # as finely as this the history tells settled steps
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class Condition:
 
     Attributes:
         overrides: Dotted keys to values, over the preset.
-        preset: A name in `licm.config.PRESETS`.
+        preset: A name in `licm.presets.PRESETS`.
         measures: Names in `licm.reproduction.measuring.MEASURES`, in the order in which they are taken.
         source: Another data set, for the measure `transfer`.
         representable: Compete only if a paired expert undoes each mechanism at least so well, in dB; the measure
@@ -65,7 +64,7 @@ class Budget:
 
 
 BUDGETS = {
-    "full": Budget(None, {"data.source": "mnist"}, 2000),
+    "full": Budget(None, {"data.source": "mnist"}, 1000),
     "quick": Budget(1, {"data.source": "embedded", "steps": 300}, 300),
 }
 
@@ -204,11 +203,13 @@ EXPERIMENTS: dict[str, Experiment] = {
         "Baselines",
         "The same data, steps and evaluation. One network: a single expert with the parameters of ten. k-means: the "
         "last hidden layer of the discriminator, in as many clusters as there are experts, on the default's run. "
-        "Supervised: a paired expert for each mechanism, told which.",
+        "Supervised: a paired expert for each mechanism, told which. Random fixed assignment: each image's expert is "
+        "drawn once and for all.",
         {
             "default": _ten_on_ten("evaluation", "clusters", "supervised"),
             "one network": Condition({"num_experts": 1, "experts.width": 52}),
             "no identity start": Condition({"identity.start": "none"}),
+            "random fixed assignment": Condition({"competition.winners": "fixed", "revival.enabled": False}),
         },
     ),
 }

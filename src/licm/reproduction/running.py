@@ -3,12 +3,15 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from licm.checkpoint import CONFIG, hold, provenance
+from pydantic import ValidationError
+
+from licm.checkpoint import CONFIG, FolderInUse, hold, provenance
 from licm.checks import unknown_name
 from licm.config import Config, make_config
 from licm.downloads import locate
@@ -19,7 +22,7 @@ from licm.reproduction.measuring import MEASURES, watch_recovery
 from licm.training import train
 from licm.writing import write_text, writing
 
-RECORDS, RUNS = "records", "runs"
+RECORDS, RUNS, IN_WORK = "records", "runs", "in_work"
 
 
 def _hash(value: Any) -> str:
@@ -97,8 +100,8 @@ def plan(
         if not names and not all(_is_at_hand(condition) for condition in experiment.conditions.values()):
             continue
         count = seeds or min(experiment.seeds, chosen.seeds or experiment.seeds)
-        for label, condition in experiment.conditions.items():
-            for seed in range(count):
+        for seed in range(count):
+            for label, condition in experiment.conditions.items():
                 jobs = tuple(_jobs(condition, seed, chosen, overrides or {}))
                 rows.append(Row(name, label, seed, jobs, condition.representable))
     return rows
@@ -122,6 +125,8 @@ def reproduce(
 ) -> bool:
     """Makes the records of a plan that are not there yet, each written when done.
 
+    Several processes may work on one folder, such as one for each core: each passes over the runs that others hold.
+
     Args:
         rows: The plan.
         out: The folder; records go into `records`, runs into `runs`.
@@ -129,27 +134,55 @@ def reproduce(
         quiet: Show no progress of the runs.
 
     Returns:
-        Whether all is done; False if a run was stopped by a signal, which the same call goes on with.
+        Whether all is done or in work by others; False if a run was stopped by a signal, which the same call goes on
+        with.
 
     Raises:
-        ValueError: If the folder is in use by another process or something in it is damaged.
+        ValueError: If something in the folder is damaged.
         OSError: If it cannot be written.
     """
     out = Path(out)
     with writing(out):
-        for folder in (RECORDS, RUNS):
+        for folder in (RECORDS, RUNS, IN_WORK):
             (out / folder).mkdir(parents=True, exist_ok=True)
-    with hold(out):
-        for number, row in enumerate(rows, start=1):
-            for job in row.jobs:
-                if (out / RECORDS / f"{job.name}.json").exists():
-                    continue
-                if not may_compete(row, out) and MEASURES[job.measure].needs_run:
-                    break
-                say(f"{number} of {len(rows)}: {row.experiment}, {row.condition}, seed {row.seed}: {job.measure}")
-                if not _do(job, out, quiet=quiet):
-                    return False
+    renew_names(out)
+    for number, row in enumerate(rows, start=1):
+        if all(_is_done(job, out) for job in row.jobs):
+            continue
+        name = f"{number} of {len(rows)}: {row.experiment}, {row.condition}, seed {row.seed}"
+        try:
+            with hold(out / IN_WORK / row.jobs[0].run):
+                for job in row.jobs:
+                    if _is_done(job, out):
+                        continue
+                    if not may_compete(row, out) and MEASURES[job.measure].needs_run:
+                        break
+                    say(f"{name}: {job.measure}")
+                    if not _do(job, out, quiet=quiet):
+                        return False
+        except FolderInUse:
+            say(f"{name}: in work by another process")
     return True
+
+
+def renew_names(out: Path) -> None:
+    """Gives records the names they would have today: with the defaults of keys that came after them."""
+    for path in (out / RECORDS).glob("*.json"):
+        record = read_object(path)
+        if record is None or record.get("measure") not in MEASURES:
+            continue
+        try:
+            job = Job(record["measure"], Config.model_validate(record["config"]), record["settings"])
+        except (KeyError, ValidationError):
+            continue
+        target = path.with_name(f"{job.name}.json")
+        if not target.exists():
+            with suppress(FileNotFoundError):  # another process has just done it
+                path.rename(target)
+
+
+def _is_done(job: Job, out: Path) -> bool:
+    return (out / RECORDS / f"{job.name}.json").exists()
 
 
 def may_compete(row: Row, out: Path) -> bool:

@@ -74,9 +74,9 @@ def _ten_on_ten(*measures: str, source: str | None = None) -> Condition:
     return Condition(_WATCHED, measures=measures, source=source)
 
 
-def _other_number(count: int) -> dict[str, Condition]:
-    overrides = {"num_experts": count}
-    return {"default": Condition(overrides), "without revival": Condition({**overrides, "revival.enabled": False})}
+def _other_number(count: int, **more: Mapping[str, Any]) -> dict[str, Condition]:
+    changes = {"default": {}, "without revival": {"revival.enabled": False}, **more}
+    return {name: Condition({"num_experts": count, **change}) for name, change in changes.items()}
 
 
 def _walk(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Condition]:
@@ -164,10 +164,13 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "too_many_16": Experiment(
         "Too many experts: 16 for 10",
-        "With experts to spare each mechanism should still have one owner, and the others win nothing.",
-        _other_number(16),
+        "With experts to spare each mechanism should still have one owner, and the others win nothing. Retirement: "
+        "those that nobody would miss stop competing once the learning rate falls.",
+        _other_number(16, retirement={"revival.retire": True}),
     ),
-    "too_many_20": Experiment("Too many experts: 20 for 10", "Likewise with 20.", _other_number(20)),
+    "too_many_20": Experiment(
+        "Too many experts: 20 for 10", "Likewise with 20.", _other_number(20, retirement={"revival.retire": True})
+    ),
     "too_few_6": Experiment(
         "Too few experts: 6 for 10",
         "With fewer experts than mechanisms the matched share, over the experts, is called coverage: each expert "

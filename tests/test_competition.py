@@ -81,7 +81,7 @@ def check_discriminator_has_no_gradient_from_experts(competition: Competition) -
     run_steps(competition, 1)
     own = [p.grad.clone() for p in competition.discriminator.parameters() if p.grad is not None]
     outputs = competition.bank(1 - bars(6, seed=3))
-    competition._update_winners(1 - bars(6, seed=3), outputs, torch.tensor([0, 0, 1, 1, 2, 2]))
+    competition._update_winners(bars(6), 1 - bars(6, seed=3), outputs, torch.tensor([0, 0, 1, 1, 2, 2]))
     after = [p.grad for p in competition.discriminator.parameters()]
     for old, new in zip(own, after, strict=True):
         assert new is not None
@@ -113,7 +113,9 @@ def check_discriminator_learns_from_losers(competition: Competition) -> None:
 # --- The bugs ------------------------------------------------------------------------------------------------
 
 
-def detached_winners(self: Competition, transformed: Tensor, outputs: list[Tensor], winners: Tensor) -> Updated:
+def detached_winners(
+    self: Competition, canonical: Tensor, transformed: Tensor, outputs: list[Tensor], winners: Tensor
+) -> Updated:
     won = [outputs[j][winners == j].detach().requires_grad_() for j in winners.unique().tolist()]
     loss = torch.stack([F.softplus(-self.discriminator(own)).mean() for own in won]).sum()
     self.expert_optimizer.zero_grad(set_to_none=True)
@@ -123,7 +125,7 @@ def detached_winners(self: Competition, transformed: Tensor, outputs: list[Tenso
 
 
 def gradients_zeroed_not_dropped(
-    self: Competition, transformed: Tensor, outputs: list[Tensor], winners: Tensor
+    self: Competition, canonical: Tensor, transformed: Tensor, outputs: list[Tensor], winners: Tensor
 ) -> Updated:
     for parameter in self.bank.parameters():
         if parameter.grad is None:
@@ -137,7 +139,7 @@ def gradients_zeroed_not_dropped(
 
 
 def gradients_for_discriminator(
-    self: Competition, transformed: Tensor, outputs: list[Tensor], winners: Tensor
+    self: Competition, canonical: Tensor, transformed: Tensor, outputs: list[Tensor], winners: Tensor
 ) -> Updated:
     won = [outputs[j][winners == j] for j in winners.unique().tolist()]
     loss = torch.stack([F.softplus(-self.discriminator(own)).mean() for own in won]).sum()
@@ -147,7 +149,9 @@ def gradients_for_discriminator(
     return loss.item(), None
 
 
-def stepping_inside_the_loop(self: Competition, transformed: Tensor, outputs: list[Tensor], winners: Tensor) -> Updated:
+def stepping_inside_the_loop(
+    self: Competition, canonical: Tensor, transformed: Tensor, outputs: list[Tensor], winners: Tensor
+) -> Updated:
     scores = torch.stack([self.discriminator(output) for output in outputs])
     for expert in self.bank:
         loss = F.softplus(-scores).mean()  # one graph for all, stale after the first expert has moved
@@ -181,11 +185,16 @@ def test_the_discriminator_learns_from_losers_and_the_check_catches_winners_only
 
 @pytest.mark.parametrize("normalization", ["batch", "layer", "none"])
 @pytest.mark.parametrize(
-    ("objective", "samples", "gamma", "cycle_weight"),
-    [("all_experts", None, 0.0, 0.0), ("winner_weighted", 1, 1.0, 0.0), ("score_weighted", 1, 1.0, 5.0)],
+    ("objective", "samples", "gamma", "cycle_weight", "pair_weight"),
+    [
+        ("all_experts", None, 0.0, 0.0, 0.0),
+        ("winner_weighted", 1, 1.0, 0.0, 0.0),
+        ("score_weighted", 1, 1.0, 5.0, 0.0),
+        ("score_weighted", 1, 1.0, 5.0, 20.0),
+    ],
 )
 @pytest.mark.parametrize("cycle_pulls", [False, True])
-def test_only_winners_learn(normalization, objective, samples, gamma, cycle_weight, cycle_pulls):
+def test_only_winners_learn(normalization, objective, samples, gamma, cycle_weight, pair_weight, cycle_pulls):
     def fresh() -> Competition:
         competition = small_competition(
             normalization=normalization,
@@ -193,6 +202,7 @@ def test_only_winners_learn(normalization, objective, samples, gamma, cycle_weig
             loser_samples=samples,
             r1_gamma=gamma,
             cycle_weight=cycle_weight,
+            pair_weight=pair_weight,
         )
         competition.cycle_pulls = cycle_pulls
         return competition
@@ -229,7 +239,7 @@ def test_gradient_reaches_the_experts_through_the_discriminators_input():
     outputs = competition.bank(1 - bars(6))
     for output in outputs:
         output.retain_grad()
-    competition._update_winners(1 - bars(6), outputs, torch.tensor([0, 0, 0, 1, 1, 1]))
+    competition._update_winners(bars(6), 1 - bars(6), outputs, torch.tensor([0, 0, 0, 1, 1, 1]))
     assert outputs[0].grad is not None
     assert outputs[0].grad[:3].abs().sum() > 0
     assert outputs[0].grad[3:].abs().sum() == 0, "images an expert lost must not enter its loss"
@@ -244,7 +254,7 @@ def test_expert_loss_is_the_mean_over_each_experts_own_wins():
     with torch.no_grad():
         logits = torch.stack([competition.discriminator(output) for output in outputs]).numpy()
     expected = np.mean([np.log1p(np.exp(-logits[0, :4])).mean(), np.log1p(np.exp(-logits[2, 4:])).mean()])
-    assert competition._update_winners(images, outputs, winners) == (pytest.approx(expected, rel=1e-5), None)
+    assert competition._update_winners(bars(6), images, outputs, winners) == (pytest.approx(expected, rel=1e-5), None)
 
 
 def test_the_cycle_error_is_the_mean_over_each_experts_own_wins():
@@ -256,7 +266,7 @@ def test_the_cycle_error_is_the_mean_over_each_experts_own_wins():
             (competition.forward[j](outputs[j])[winners == j] - images[winners == j]).square().mean().item()
             for j in (0, 2)
         ]
-    _, cycle_error = competition._update_winners(images, outputs, winners)
+    _, cycle_error = competition._update_winners(bars(6), images, outputs, winners)
     assert cycle_error == pytest.approx(np.mean(errors), rel=1e-5)
 
 
@@ -268,10 +278,42 @@ def test_the_experts_feel_the_cycle_error_only_while_it_pulls(cycle_pulls):
     untrained = [p.clone() for p in cyclic.forward.parameters()]
     images, winners = 1 - bars(6), torch.tensor([0, 0, 1, 1, 2, 2])
     for competition in (plain, cyclic):
-        competition._update_winners(images, competition.bank(images), winners)
+        competition._update_winners(bars(6), images, competition.bank(images), winners)
     same = [torch.equal(one.grad, other.grad) for one, other in zip(plain.bank.parameters(), cyclic.bank.parameters())]
     assert all(same) != cycle_pulls
     assert not any(torch.equal(old, new) for old, new in zip(untrained, cyclic.forward.parameters()))
+
+
+def test_pairs_are_of_canonical_images_and_move_the_expert_that_won():
+    """Their error is that of E_j in evaluation mode on F_j(x) with the residual of its wins; it reaches E_j alone."""
+    competition = small_competition(cycle_weight=5.0, pair_weight=20.0)
+    canonical, images = bars(4, seed=5), 1 - bars(4)
+    bank, forward = competition.bank.train(), competition.forward
+    restored = bank[1](images).detach()
+    statistics = [each.clone() for each in bank[1].buffers()]
+    with torch.no_grad():
+        made = (forward[1](canonical) + images - forward[1](restored)).clamp(0, 1)
+        expected = (bank[1].eval()(made) - canonical).square().mean().item()
+    bank.train()
+    error = competition._pair_error(1, canonical, images, restored)
+    error.backward()
+    assert error.item() == pytest.approx(expected, rel=1e-5)
+    assert bank[1].training
+    assert all(torch.equal(old, new) for old, new in zip(statistics, bank[1].buffers()))
+    assert all(parameter.grad is not None for parameter in bank[1].parameters())
+    others = [*bank[0].parameters(), *bank[2].parameters(), *forward.parameters()]
+    assert all(parameter.grad is None for parameter in others)
+
+
+@pytest.mark.parametrize("cycle_pulls", [False, True])
+def test_pairs_are_learned_from_only_while_the_cycle_pulls(cycle_pulls):
+    without, with_pairs = (small_competition(cycle_weight=5.0, pair_weight=weight) for weight in (0.0, 20.0))
+    images, winners = 1 - bars(6), torch.tensor([0, 0, 1, 1, 2, 2])
+    for competition in (without, with_pairs):
+        competition.cycle_pulls = cycle_pulls
+        competition._update_winners(bars(3), images, competition.bank(images), winners)  # fewer canonical ones
+    pairs = zip(without.bank.parameters(), with_pairs.bank.parameters())
+    assert all(torch.equal(one.grad, other.grad) for one, other in pairs) != cycle_pulls
 
 
 def test_a_twin_has_the_forward_network_too():

@@ -14,7 +14,9 @@ all losers' together, and (3''), where half the weight goes to the experts in pr
 their outputs; two sampled outputs an image in place of all, which keep the objective; R1, the penalty
 gamma/2 E_P |grad_x D(x)|^2 on D's logit (Mescheder, Geiger and Nowozin, ICML 2018); and forward networks F_j, which
 learn the mechanisms themselves from what their experts won. Through them an output must tell its input again (the
-cycle error |F_j(E_j(x')) - x'|^2 of Zhu et al., ICCV 2017), and by them ties are settled.
+cycle error |F_j(E_j(x')) - x'|^2 of Zhu et al., ICCV 2017), by them ties are settled, and what they make of canonical
+images their experts must undo: pairs to learn from, without any pair in the data (as back-translation does, Sennrich,
+Haddow and Birch, ACL 2016).
 """
 
 from dataclasses import dataclass
@@ -82,6 +84,8 @@ class Competition:
         r1_gamma: Weight of the gradient penalty, 0 for none.
         forward: One network for each expert, of its shapes and without batch statistics; None for none.
         cycle_weight: Weight of the cycle error beside an expert's loss.
+        pair_weight: Weight beside it, while `cycle_pulls` is set, of the squared error a pixel of E_j(F_j(x) + r)
+            against x, canonical images with a residual r of F_j.
         tie_margin: Scores nearer to the best than this part of `mean_margin` are ties; 0: the best score wins.
         winners: "best" for the competition; "fixed" gives each image to an expert drawn once and for all, whatever the
             scores: a baseline.
@@ -102,6 +106,7 @@ class Competition:
         r1_gamma: float = 0.0,
         forward: ExpertBank | None = None,
         cycle_weight: float = 0.0,
+        pair_weight: float = 0.0,
         tie_margin: float = 0.0,
         winners: Literal["best", "fixed"] = "best",
         diversity_weight: float = 0.0,
@@ -118,6 +123,7 @@ class Competition:
         self.r1_gamma = r1_gamma
         self.forward = forward
         self.cycle_weight = cycle_weight
+        self.pair_weight = pair_weight
         self.cycle_pulls = False
         self.tie_margin = tie_margin
         self.winners = winners
@@ -178,7 +184,7 @@ class Competition:
             if asked.all():
                 check = self.routing.check(transformed, scores, winners)
             self.routing.learn(transformed, winners)
-        e_loss, cycle_error = self._update_winners(transformed, outputs, winners)
+        e_loss, cycle_error = self._update_winners(canonical, transformed, outputs, winners)
         return StepRecord(logits.sigmoid(), winners, real_score, d_loss, e_loss, cycle_error, asked, check)
 
     def _transform(self, transformed: Tensor, asked: Tensor) -> list[Tensor]:
@@ -260,7 +266,7 @@ class Competition:
         return torch.where(tied, choose_winners(-errors), winners)
 
     def _update_winners(
-        self, transformed: Tensor, outputs: list[Tensor], winners: Tensor
+        self, canonical: Tensor, transformed: Tensor, outputs: list[Tensor], winners: Tensor
     ) -> tuple[float, float | None]:
         wins = {int(j): winners == j for j in winners.unique()}
         if self.bank.uses_batch_statistics:
@@ -277,6 +283,12 @@ class Competition:
             errors = [F.mse_loss(self.forward[j](told[j]), transformed[mask]) for j, mask in wins.items()]
             total = loss + self.cycle_weight * torch.stack(errors).sum()
             cycle_error = torch.stack(errors).mean().item()
+            if self.pair_weight > 0 and self.cycle_pulls:
+                of_pairs = [
+                    self._pair_error(j, canonical[mask.nonzero()[:, 0] % len(canonical)], transformed[mask], won[j])
+                    for j, mask in wins.items()
+                ]
+                total = total + self.pair_weight * torch.stack(of_pairs).sum()
         if self.diversity_weight > 0:
             others = torch.stack(outputs).detach()
             apart = [(each - others[:, wins[j]]).square().mean() for j, each in won.items()]  # from itself: 0
@@ -285,6 +297,20 @@ class Competition:
         total.backward()
         self.expert_optimizer.step()
         return loss.item() / len(won), cycle_error
+
+    def _pair_error(self, j: int, canonical: Tensor, transformed: Tensor, restored: Tensor) -> Tensor:
+        """Squared error a pixel of expert j on canonical images, of which its forward network makes transformed ones.
+
+        The network gives the mean of what a mechanism with noise may do, so what it leaves of images that were won is
+        added. There are as many pairs as wins, too few for batch statistics: the running ones serve.
+        """
+        assert self.forward is not None
+        with torch.no_grad():
+            made = (self.forward[j](canonical) + transformed - self.forward[j](restored)).clamp(0, 1)
+        expert = self.bank[j].eval()
+        error = F.mse_loss(expert(made), canonical)
+        expert.train()
+        return error
 
 
 @torch.no_grad()

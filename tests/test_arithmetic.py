@@ -30,10 +30,15 @@ def test_forward_flop_of_a_convolution_and_a_layer():
 
 
 @pytest.mark.parametrize("normalization", ["batch", "layer", "none"])
-@pytest.mark.parametrize("samples", [None, 1])
-def test_the_formula_is_what_a_step_takes(monkeypatch, normalization, samples):
+@pytest.mark.parametrize(("samples", "pair_weight"), [(None, 0.0), (1, 0.0), (1, 20.0)])
+def test_the_formula_is_what_a_step_takes(monkeypatch, normalization, samples, pair_weight):
     competition = small_competition(
-        normalization=normalization, objective="score_weighted", loser_samples=samples, r1_gamma=1.0, cycle_weight=5.0
+        normalization=normalization,
+        objective="score_weighted",
+        loser_samples=samples,
+        r1_gamma=1.0,
+        cycle_weight=5.0,
+        pair_weight=pair_weight,
     )
     competition.cycle_pulls = True
     monkeypatch.setattr("licm.competition.choose_winners", lambda scores: torch.arange(32) % 3)  # all win

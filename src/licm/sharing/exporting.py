@@ -35,8 +35,8 @@ _INTENDED_USE = (
     "compare with and to start from."
 )
 _LIMITS = (
-    "It undoes its own mechanisms, at the strengths it has seen, one at a time. Of whatever else it is given some expert "
-    "still wins, and makes it look like its clean images: look at the scores.",
+    "It undoes its own mechanisms, at the strengths it has seen, one at a time. Whatever else it is given, some expert "
+    "wins it too and makes it look like a clean image: look at the scores.",
     "Where information is gone it invents. It is not for medicine, law or measurement.",
     "It was measured on images like those of its training alone.",
 )

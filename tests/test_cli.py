@@ -143,6 +143,8 @@ def test_ctrl_c_saves_and_exits_cleanly(tmp_path, settings):
 
 
 COMMANDS = [
+    "export",
+    "models",
     *("train", "evaluate", "report", "describe", "restore", "compare"),
     *("data", "presets", "mechanisms", "structure", "reproduce"),
 ]

@@ -50,7 +50,7 @@ def evaluated(small_run) -> Path:
 def test_the_model_of_the_package_does_what_its_card_says(damaged):
     card = read_card("mnist-10")
     run = MechanismInverter.from_pretrained("mnist-10").run_
-    scores, winners, restored = restore_images(run, damaged.images)
+    _, winners, restored = restore_images(run, damaged.images)
     owners = torch.tensor(card["metrics"]["winner_matrix"]).argmax(dim=1)
     assert sorted(owners.tolist()) == list(range(10))
     assert (owners[damaged.mechanism] == winners).float().mean() > card["metrics"]["matched_share"] - 0.02

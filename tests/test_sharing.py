@@ -89,7 +89,8 @@ def test_the_wheel_holds_the_models_which_need_neither_network_nor_environment(t
         f"sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
         "def refuse(*a, **k): raise AssertionError('the network was asked')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
-        "import licm, numpy\n"
+        "import licm, numpy, torch\n"
+        "torch.set_num_threads(1)\n"
         "images = numpy.zeros((2, 28, 28), numpy.uint8)\n"
         "images[:, 9:19, 12:16] = 255\n"
         "print(licm.__file__, licm.MechanismInverter.from_pretrained('mnist-10').transform(images).shape)\n"
@@ -206,9 +207,8 @@ def test_restoring_by_the_name_of_a_model(damaged, tmp_path):
     assert done.returncode == 0, done.stderr
     restored = torch.from_numpy(np.array(Image.open(tmp_path / "out" / "inverted.png"))) / 255
     assert psnr(restored[None, None], damaged.originals[index : index + 1]).item() > 15
-    assert "there is no such folder; did you mean 'mnist-10'?" in refused(
-        "restore", "mnist10", tmp_path, tmp_path / "b"
-    )
+    wrong = refused("restore", "mnist10", tmp_path / "inverted.png", tmp_path / "other")
+    assert "there is no such folder; did you mean 'mnist-10'?" in wrong
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from licm.metrics import matched_share, psnr
 from licm.models import Expert
 from licm.reproduction import running
 from licm.reproduction.drawn import figures_for
-from licm.reproduction.experiments import EXPERIMENTS, Condition, Experiment
+from licm.reproduction.experiments import EXPERIMENTS, FROM_PAPER_TO_DEFAULT, Condition, Experiment
 from licm.reproduction.paired import train_paired
 from licm.reproduction.running import plan, read_record, reproduce
 from licm.reproduction.summary import AIMS, Found, find, summarise
@@ -40,10 +40,12 @@ def parameters(width: int) -> int:
 
 def test_from_paper_one_change_at_a_time_leads_to_the_default():
     conditions = [c for c in EXPERIMENTS["ablation"].conditions.values() if c.preset == "paper"]
-    last = make_config("paper", overrides=conditions[-1].overrides)
-    assert last.model_dump(exclude={"preset"}) == make_config().model_dump(exclude={"preset"})
     configs = [make_config("paper", overrides=condition.overrides) for condition in conditions]
     assert all(one != next_one for one, next_one in pairwise(configs))
+    assert len(configs) == len(FROM_PAPER_TO_DEFAULT), "and the default in place of the last"
+    changes = {key: value for change in FROM_PAPER_TO_DEFAULT.values() for key, value in change.items()}
+    last = make_config("paper", overrides=changes)
+    assert last.model_dump(exclude={"preset"}) == make_config().model_dump(exclude={"preset"})
 
 
 def test_the_one_network_has_the_parameters_of_ten_experts():
@@ -63,6 +65,9 @@ def test_experiments_share_runs_and_records():
     first, second = plan(["specialisation"], seeds=1), plan(["classifier"], seeds=1)
     assert first[0].jobs[0].name == second[0].jobs[0].name
     assert len({job.run for row in first + second for job in row.jobs}) == 1
+    weak = {row.condition: row.jobs for row in plan(["weak"])}
+    alone, diverse = weak["noise 0.1"], weak["noise 0.1, diversity"]
+    assert [one.name == other.name for one, other in zip(alone, diverse)] == [True, False], "the paired experts' alone"
     other = plan(["specialisation"], seeds=1, overrides={"steps": 9})
     assert other[0].jobs[0].name != first[0].jobs[0].name
 

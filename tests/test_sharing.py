@@ -123,6 +123,14 @@ def test_an_exported_run_is_weights_alone_and_no_pickle(small_run, tmp_path):
     assert [record["step"] for record in read_history(out) if record["kind"] == "step"] == [4]
 
 
+def test_who_is_retired_stays_so(small_run, tmp_path):
+    run = load_run(small_run)
+    run.experts.retire([1])
+    save_weights(run, small_run)
+    export_model(small_run, tmp_path / "shared")
+    assert load_run(tmp_path / "shared").experts.competing.tolist() == [True, False, True]
+
+
 def test_what_float16_cannot_hold_stays_as_it_is(small_run, tmp_path):
     run = load_run(small_run)
     with torch.no_grad():
@@ -287,6 +295,7 @@ def test_onnx_gives_the_same(tmp_path):
     pytest.importorskip("onnxscript")
     other = {"experts.normalization": "layer", "experts.head": "residual", "experts.coordinates": True}
     run = build_run(make_config(overrides=SMALL_RUN | other), channels=3, image_size=12)
+    run.experts.retire([0])
     export_onnx(run, tmp_path / "a.onnx")
     parity(run, tmp_path / "a.onnx", torch.rand(9, 3, 12, 12, generator=torch.Generator().manual_seed(0)))
 

@@ -156,10 +156,11 @@ def _of_specialisation(records: Records) -> str:
 def _of_win_shares(records: Records) -> str:
     last = records.history["step"][-1]
     shares = [f"expert {j} {100 * share:.0f} %" for j, share in enumerate(last["win_share"])]
-    revived = sum(record["event"] == "revived" for record in records.history["revival"])
+    events = [record["event"] for record in records.history["revival"]]
+    revived, retired = events.count("revived"), events.count("retired")
     return (
         f"Stacked areas, the share of training images each expert wins, up to step {last['step']}: "
-        f"{', '.join(shares)}. Experts were revived {revived} times."
+        f"{', '.join(shares)}. Experts were revived {revived} times; {retired} were retired."
     )
 
 

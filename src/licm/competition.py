@@ -164,8 +164,8 @@ class Competition:
             transformed: Images from the mixture Q, [m, c, h, w] in [0, 1].
             generator: Where a sample of losers is drawn from.
         """
-        stands_for = transformed.new_ones(len(self.bank), len(transformed))
-        if self.routing is not None:
+        stands_for = self.bank.competing.to(transformed.dtype)[:, None].repeat(1, len(transformed))
+        if self.routing is not None and self.routing.proposals > 0:
             stands_for = self.routing.propose(transformed, len(self.bank), generator)
         asked = stands_for > 0
         outputs = self._transform(transformed, asked)
@@ -189,7 +189,8 @@ class Competition:
         """
         self.bank.train()
         if self.bank.uses_batch_statistics:
-            return self.bank(transformed)
+            chosen = self.bank.competing.tolist()
+            return [one(transformed) if each else torch.zeros_like(transformed) for one, each in zip(self.bank, chosen)]
         with torch.no_grad():
             if asked.all():
                 return self.bank(transformed)
@@ -210,6 +211,9 @@ class Competition:
     def _update_discriminator(
         self, canonical: Tensor, outputs: list[Tensor], logits: Tensor, stands_for: Tensor, generator: Generator
     ) -> tuple[float, float]:
+        competing = self.bank.competing  # D has nothing to learn of the others
+        outputs = [output for output, each in zip(outputs, competing.tolist()) if each]
+        logits, stands_for = logits[competing], stands_for[competing]
         num_experts, n = logits.shape
         if self.loser_samples is not None and self.loser_samples < num_experts - 1:
             chosen, weights = choose_outputs(self.objective, logits, stands_for, self.loser_samples, generator)

@@ -12,6 +12,7 @@ from licm.checks import unknown_name
 from licm.presets import PRESETS
 
 _OF_WHOLE_BATCHES = ("convolutional", "batch")
+AUTO_EXPERTS = 16  # what `num_experts: auto` starts with
 _LARGEST = 1 << 53  # whole numbers up to here are the same in JSON; what is larger is a slip of the keyboard
 _Path = Annotated[str, Field(min_length=1)]  # the empty one would be the current folder
 
@@ -134,6 +135,7 @@ class RevivalConfig(_Section):
     noise: float = Field(0.02, ge=0, description="relative noise on the copied weights")
     max_tries: int = Field(2, ge=0, description="per idle expert")
     trial_steps: int = Field(100, ge=1, description="steps after which a copy is kept or undone")
+    retire: bool = Field(False, description="retire experts that nobody would miss, once the learning rate is to fall")
 
 
 class TrainingConfig(_Section):
@@ -155,7 +157,7 @@ class Config(_Section):
 
     preset: str = "default"
     seed: int = Field(0, ge=0)
-    num_experts: int = Field(10, ge=1, le=1000)
+    num_experts: int = Field(10, ge=1, le=1000, description="auto: 16, and revival.retire")
     mechanisms: str | tuple[str, ...] = Field("paper", description="a set's name, or mechanisms' notations")
     data: DataConfig = DataConfig()
     experts: ExpertConfig = ExpertConfig()
@@ -165,6 +167,14 @@ class Config(_Section):
     router: RouterConfig = RouterConfig()
     revival: RevivalConfig = RevivalConfig()
     training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _number_may_be_unknown(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("num_experts") == "auto":
+            revival = {"retire": True, **values.get("revival", {})}
+            return {**values, "num_experts": AUTO_EXPERTS, "revival": revival}
+        return values
 
     @field_validator("mechanisms", mode="before")
     @classmethod
@@ -192,8 +202,12 @@ class Config(_Section):
             raise ValueError("identity.start 'analytic' is for the experts of this library, not for one's own")
         if self.router.proposals and not self.router.enabled:
             raise ValueError("router.proposals needs router.enabled")
-        if self.router.proposals and self.competition.diversity_weight:
-            raise ValueError("competition.diversity_weight needs router.proposals 0: it is of every expert's output")
+        for key, is_set in (
+            ("competition.diversity_weight", self.competition.diversity_weight > 0),
+            ("revival.retire", self.revival.retire),
+        ):
+            if self.router.proposals and is_set:
+                raise ValueError(f"{key} needs router.proposals 0: every expert has to be asked")
         if self.router.proposals and (self.experts.architecture, self.experts.normalization) == _OF_WHOLE_BATCHES:
             raise ValueError("router.proposals needs experts.normalization 'layer': 'batch' takes the whole batch")
         return self

@@ -58,6 +58,7 @@ def evaluate(folder: str | Path, *, split: Split = "test", device: str = "cpu") 
         "finished": run.finished,
         "train_seconds": round(run.seconds, 2),
         "num_experts": run.config.num_experts,
+        "num_competing": int(run.experts.competing.sum()),
         "receptive_radius": getattr(run.experts[0], "receptive_radius", None),
         "identity": next((r for r in history if r["kind"] == "identity"), None),
         "revivals": [r for r in history if r["kind"] == "revival"],

@@ -108,7 +108,7 @@ def mean_scores(
         tile_pixels: See `apply_expert`.
 
     Returns:
-        float64 [N', n] in [0, 1].
+        float64 [N', n] in [0, 1]; 0 for retired experts.
     """
     bank.eval()
     size, (height, width) = discriminator.image_size, images.shape[-2:]
@@ -117,15 +117,16 @@ def mean_scores(
     known = [reach for reach in reaches if reach is not None]
     reach = max(known, default=0)
     windowed = len(known) == len(bank) and len(places) * (size + 2 * reach) ** 2 < height * width
-    scores = []
-    for expert in bank:
+    scores = torch.zeros(len(bank), len(images), dtype=torch.float64, device=images.device)
+    for j in bank.competing.nonzero().flatten().tolist():
+        expert = bank[j]
         if windowed:
             crops = [_crop_of_output(expert, images, place, size, reach) for place in places]
         else:
             output = apply_expert(expert, images, tile_pixels=tile_pixels)
             crops = [output[:, :, top : top + size, left : left + size] for top, left in places]
-        scores.append(_mean_probability(discriminator, crops))
-    return torch.stack(scores)
+        scores[j] = _mean_probability(discriminator, crops)
+    return scores
 
 
 def _crop_of_output(expert: nn.Module, images: Tensor, place: tuple[int, int], size: int, reach: int) -> Tensor:

@@ -159,11 +159,22 @@ the same shape and range. Add one of your own here; a run names it in `experts.a
 
 
 class ExpertBank(nn.Module):
-    """The experts E_1..E_N', all of one architecture."""
+    """The experts E_1..E_N', all of one architecture.
+
+    Attributes:
+        competing: Which of them compete, bool [N']; the others were retired. It is no part of the state dict.
+    """
+
+    competing: Tensor
 
     def __init__(self, experts: Iterable[nn.Module]) -> None:
         super().__init__()
         self.experts = nn.ModuleList(experts)
+        self.register_buffer("competing", torch.ones(len(self.experts), dtype=torch.bool), persistent=False)
+
+    def retire(self, experts: Sequence[int]) -> None:
+        """Takes experts out of the competition: their numbers stay, and their scores are minus infinity."""
+        self.competing[list(experts)] = False
 
     @property
     def uses_batch_statistics(self) -> bool:
@@ -206,5 +217,11 @@ class ExpertBank(nn.Module):
 
 @torch.no_grad()
 def score_matrix(bank: ExpertBank, discriminator: Discriminator, images: Tensor) -> Tensor:
-    """Returns the logits c_j = D(E_j(x')), [N', n], in the modules' current mode and without a graph."""
-    return torch.stack([discriminator(expert(images)) for expert in bank])
+    """Returns the logits c_j = D(E_j(x')), [N', n], in the modules' current mode and without a graph.
+
+    They are minus infinity for retired experts.
+    """
+    logits = images.new_full((len(bank), len(images)), -torch.inf)
+    for j in bank.competing.nonzero().flatten().tolist():
+        logits[j] = discriminator(bank[j](images))
+    return logits

@@ -102,7 +102,8 @@ class Progress:
             self._say(f"step {record['step']}: on validation {figures}")
 
     def _show_revival(self, record: dict[str, Any]) -> None:
-        self._say(f"step {record['step']}: {record['event']}: expert {record['expert']} from {record['donor']}")
+        relation = "done by" if record["event"] == "retired" else "from"
+        self._say(f"step {record['step']}: {record['event']}: expert {record['expert']} {relation} {record['donor']}")
 
     def _say(self, line: str) -> None:
         if not self.quiet:

@@ -42,6 +42,11 @@ class Router(nn.Module):
         """Returns the logits, [n, N']."""
         return self.logits(self.features(images))
 
+    @torch.no_grad()
+    def forget(self, experts: Sequence[int]) -> None:
+        """Sees to it that some experts, which were retired, are never named again."""
+        self.logits.bias[list(experts)] = -1e9  # beyond what weights can make up for
+
 
 @dataclass(frozen=True)
 class RouterCheck:

@@ -30,6 +30,7 @@ class Run:
         step: Steps done.
         learning_rate_factor: That of the last step.
         decay_start: The step from which the learning rate falls, once known.
+        retirement_step: The step after which expendable experts were retired, once they were.
         seconds: Time spent, over all sessions.
         events: What the revival rule did at the last step.
     """
@@ -41,6 +42,7 @@ class Run:
     step: int = 0
     learning_rate_factor: float = 1.0
     decay_start: int | None = None
+    retirement_step: int | None = None
     seconds: float = 0.0
     events: list[dict[str, Any]] = field(default_factory=list)
 
@@ -172,12 +174,13 @@ def start_cycle(run: Run, config: Config) -> Run:
         step=0,
         learning_rate_factor=1.0,
         decay_start=None,
+        retirement_step=None,
         events=[],
     )
 
 
 def _make_revival(config: Config) -> Revival:
-    return Revival(config.num_experts, config.seed, **config.revival.model_dump(exclude={"enabled", "until"}))
+    return Revival(config.num_experts, config.seed, **config.revival.model_dump(exclude={"enabled", "until", "retire"}))
 
 
 def _check_expert(expert: torch.nn.Module, name: str, images: Tensor) -> None:
@@ -288,10 +291,12 @@ def _state(run: Run) -> dict[str, Any]:
     return {
         "step": run.step,
         "decay_start": run.decay_start,
+        "retirement_step": run.retirement_step,
         "seconds": run.seconds,
         "image_shape": [run.discriminator.channels, run.discriminator.image_size],
         "health": run.health.state(),
         "usual_error": run.competition.usual_error.tolist(),
+        "retired": (~run.experts.competing).nonzero().flatten().tolist(),
         "revival": run.revival.state()[0],
         "routing": None if run.competition.routing is None else run.competition.routing.state(),
     }
@@ -340,10 +345,12 @@ def _restore(config: Config, tensors: dict[str, Tensor], state: dict[str, Any], 
                     value = saved[f"{index}.{name}"]
                     like = torch.empty((), device=parameter.device) if name == "step" else parameter.detach()
                     optimizer.state[parameter][name] = torch.empty_like(like).copy_(value)
+    run.experts.retire(state.get("retired", []))
     run.health = Health.restore(state["health"])
     run.competition.usual_error = torch.tensor(state["usual_error"])
     run.revival.restore(state["revival"], {k: v.to(device) for k, v in under("revival").items()})
     run.step, run.decay_start = state["step"], state["decay_start"]
+    run.retirement_step = state.get("retirement_step")
     run.seconds = state["seconds"]
     return run
 

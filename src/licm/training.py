@@ -27,12 +27,14 @@ from licm.datasets import Mixture, TrainingData, load_training_data
 from licm.health import HEALTHY_MARGIN
 from licm.identity import analytic_identity, copy_with_noise, identity_errors, train_identity
 from licm.metrics import matched_share, mean_per_mechanism, psnr, winner_matrix
+from licm.retirement import retire
 from licm.run import Run, build_run, load_run, restore_images, save_run
 from licm.seeding import generator
 
 Callback = Callable[[dict[str, Any]], None]
 Watcher = Callable[[Run, TrainingData], Callback]
 
+RETIREMENT_IMAGES = 1000  # transformed ones by which expendable experts are found
 JUDGE_IMAGES = 10_000  # labelled canonical images the history's judge learns from: 10 s on one CPU thread
 
 
@@ -103,12 +105,23 @@ def advance(run: Run, data: TrainingData) -> StepRecord:
         )
     run.step += 1
     run.health.update(record)
-    if config.revival.enabled:
-        rule = config.revival
+    rule, run.events = config.revival, []
+    retirement_is_due = rule.retire and run.retirement_step is None and _is_half_done(run)
+    if rule.enabled:
         may_revive = run.step < rule.until * config.training.steps and run.step + rule.trial_steps <= run.end
+        may_revive = may_revive and not retirement_is_due and run.retirement_step is None
         run.events = run.revival.step(run.step, run.competition, run.health, may_revive=may_revive)
+    if retirement_is_due and not run.revival.trials:
+        run.retirement_step = run.step
+        images = data.transformed[:RETIREMENT_IMAGES].to(run.device)
+        for one in retire(run.competition, images, below=rule.idle_below):
+            run.events.append({"event": "retired", "expert": one.expert, "donor": one.successor, "lead": one.lead})
     _update_schedule(run)
     return record
+
+
+def _is_half_done(run: Run) -> bool:
+    return run.decay_start is not None or run.step >= run.config.training.steps // 2
 
 
 def next_learning_rate_factor(run: Run) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 from licm.mechanisms import MECHANISM_SETS
 
 REPRESENTABLE = 20.0  # dB that a paired expert must reach before the competition is asked to
+DIVERSITY = 1.0  # `competition.diversity_weight` of the weak mechanisms' second rows
 
 _WATCHED = {"training.validate_every": 25}  # as finely as this the history tells settled steps
 
@@ -73,19 +74,20 @@ def _ten_on_ten(*measures: str, source: str | None = None) -> Condition:
     return Condition(_WATCHED, measures=measures, source=source)
 
 
-def _other_number(count: int) -> dict[str, Condition]:
-    overrides = {"num_experts": count}
-    return {"default": Condition(overrides), "without revival": Condition({**overrides, "revival.enabled": False})}
+def _other_number(count: int, **more: Mapping[str, Any]) -> dict[str, Condition]:
+    changes = {"default": {}, "without revival": {"revival.enabled": False}, **more}
+    return {name: Condition({"num_experts": count, **change}) for name, change in changes.items()}
 
 
 def _walk(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Condition]:
-    """From `paper` on, each condition with the change it is named after and all those before it."""
+    """From `paper` on, each condition with the change it is named after and all those before it, to `default`."""
     conditions = {"paper": Condition(preset="paper")}
     overrides: dict[str, Any] = {}
-    for name, change in changes.items():
-        overrides = {**overrides, **change}
+    *names, last = changes
+    for name in names:
+        overrides = {**overrides, **changes[name]}
         conditions[f"+ {name}"] = Condition(overrides, preset="paper")
-    return conditions
+    return {**conditions, f"+ {last}: default": _ten_on_ten("evaluation")}
 
 
 FROM_PAPER_TO_DEFAULT: dict[str, dict[str, Any]] = {
@@ -97,8 +99,11 @@ FROM_PAPER_TO_DEFAULT: dict[str, dict[str, Any]] = {
     "objective (3'')": {"competition.objective": "score_weighted", "competition.loser_samples": 1},
     "revival": {"revival.enabled": True},
     "decay": {"training.decay": True, "training.steps": 700},
-    "cycle and ties": {"competition.cycle_weight": 5.0, "competition.tie_margin": 0.5},
-    "router": {"router.enabled": True},
+    "cycle, ties, router": {
+        "competition.cycle_weight": 5.0,
+        "competition.tie_margin": 0.5,
+        "router.enabled": True,
+    },
 }
 """What leads from the preset `paper` to `default`, one after the other; at the end they are the same."""
 
@@ -108,23 +113,31 @@ _FROM_DEFAULT: dict[str, dict[str, Any]] = {
     "layer normalisation": {"experts.normalization": "layer"},
     "no normalisation": {"experts.normalization": "none"},
     "copied identity start": {"identity.start": "copied"},
-    "no gradient penalty": {"competition.r1_gamma": 0.0},
-    "objective (3)": {"competition.objective": "all_experts", "competition.loser_samples": None},
     "objective (3')": {"competition.objective": "winner_weighted"},
     "no revival": {"revival.enabled": False},
     "batch 64": {"training.batch_size": 64},
-    "no decay": {"training.decay": False},
     "width 32": {"experts.width": 32},
 }
 
 
-def _weak(mechanisms: Sequence[str]) -> Condition:
+def _weak(name: str, mechanisms: Sequence[str]) -> dict[str, Condition]:
+    """The default, and with a term for diversity."""
     overrides = {"mechanisms": list(mechanisms), "num_experts": len(mechanisms)}
-    return Condition(overrides, measures=("supervised", "evaluation"), representable=REPRESENTABLE)
+    diverse = {**overrides, "competition.diversity_weight": DIVERSITY}
+    return {
+        f"{name}{ending}": Condition(each, measures=("supervised", "evaluation"), representable=REPRESENTABLE)
+        for ending, each in (("", overrides), (", diversity", diverse))
+    }
 
 
-def _shifts(pixels: int) -> Condition:
-    return _weak([name.replace("4", str(pixels)) for name in MECHANISM_SETS["paper"] if name.startswith("shift")])
+def _shifts(pixels: int) -> dict[str, Condition]:
+    names = [name.replace("4", str(pixels)) for name in MECHANISM_SETS["paper"] if name.startswith("shift")]
+    return _weak(f"shifts by {pixels} px", names)
+
+
+def _rotations(angle: int) -> dict[str, Condition]:
+    names = ["identity", f"rotate(degrees={angle})", f"rotate(degrees=-{angle})"]
+    return _weak(f"rotations by {angle} degrees", names)
 
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -151,10 +164,13 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "too_many_16": Experiment(
         "Too many experts: 16 for 10",
-        "With experts to spare each mechanism should still have one owner, and the others win nothing.",
-        _other_number(16),
+        "With experts to spare each mechanism should still have one owner, and the others win nothing. Retirement: "
+        "those that nobody would miss stop competing once the learning rate falls.",
+        _other_number(16, retirement={"revival.retire": True}),
     ),
-    "too_many_20": Experiment("Too many experts: 20 for 10", "Likewise with 20.", _other_number(20)),
+    "too_many_20": Experiment(
+        "Too many experts: 20 for 10", "Likewise with 20.", _other_number(20, retirement={"revival.retire": True})
+    ),
     "too_few_6": Experiment(
         "Too few experts: 6 for 10",
         "With fewer experts than mechanisms the matched share, over the experts, is called coverage: each expert "
@@ -178,24 +194,24 @@ EXPERIMENTS: dict[str, Experiment] = {
         "default with one change each.",
         {
             **_walk(FROM_PAPER_TO_DEFAULT),
-            "default": Condition(),
             **{f"default, {name}": Condition(change) for name, change in _FROM_DEFAULT.items()},
         },
     ),
     "weak": Experiment(
         "Weak mechanisms",
         f"The weaker the mechanisms, the less there is to tell them apart by. First paired experts show whether the "
-        f"architecture can undo each at all ({REPRESENTABLE:g} dB); only then experts compete.",
+        f"architecture can undo each at all ({REPRESENTABLE:g} dB); only then experts compete, and once more with the "
+        f"mean squared difference between experts' outputs, weight {DIVERSITY:g}, taken from the winner's loss.",
         {
-            **{f"shifts by {pixels} px": _shifts(pixels) for pixels in (4, 3, 2, 1)},
-            **{
-                f"rotations by {angle} degrees": _weak(
-                    ["identity", f"rotate(degrees={angle})", f"rotate(degrees=-{angle})"]
-                )
-                for angle in (20, 10)
-            },
-            "contrast 0.5": _weak(["identity", "contrast(factor=0.5)"]),
-            **{f"noise {v:g}": _weak(["identity", f"noise(variance={v:g})"]) for v in (0.1, 0.05)},
+            **_shifts(4),
+            **_shifts(3),
+            **_shifts(2),
+            **_shifts(1),
+            **_rotations(20),
+            **_rotations(10),
+            **_weak("contrast 0.5", ["identity", "contrast(factor=0.5)"]),
+            **_weak("noise 0.1", ["identity", "noise(variance=0.1)"]),
+            **_weak("noise 0.05", ["identity", "noise(variance=0.05)"]),
         },
         seeds=1,
     ),

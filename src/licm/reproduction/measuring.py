@@ -47,12 +47,18 @@ class Measure:
     Attributes:
         take: A function of the configuration, the folder of its run and the settings to JSON values.
         settings: Names of the settings it reads; they are part of what its record is known by.
-        needs_run: Whether the run has to be trained first.
+        reads: Keys and sections of the configuration that it depends on, likewise; None for all, and for its run, which
+            then has to be trained first.
     """
 
     take: Callable[[Config, Path, Settings], dict[str, Any]]
     settings: tuple[str, ...] = ()
-    needs_run: bool = True
+    reads: tuple[str, ...] | None = None
+
+    @property
+    def needs_run(self) -> bool:
+        """Whether the run has to be trained first."""
+        return self.reads is None
 
 
 def pack(images: np.ndarray) -> dict[str, Any]:
@@ -261,8 +267,8 @@ def _share(hits: Tensor) -> float:
 MEASURES = {
     "evaluation": Measure(_evaluation),
     "recovered": Measure(_recovered),
-    "supervised": Measure(_supervised, settings=("paired_steps",), needs_run=False),
-    "augmented": Measure(_augmented, needs_run=False),
+    "supervised": Measure(_supervised, settings=("paired_steps",), reads=("seed", "mechanisms", "data", "experts")),
+    "augmented": Measure(_augmented, reads=("seed", "mechanisms", "data")),
     "transfer": Measure(_transfer, settings=("source",)),
     "clusters": Measure(_clusters),
 }

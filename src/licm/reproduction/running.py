@@ -46,8 +46,9 @@ class Job:
     @cached_property
     def name(self) -> str:
         """Of the record: the measure and a hash of all it depends on."""
-        settings = dict(self.settings)
-        return f"{self.measure}-{_hash([self.measure, self.config.model_dump(mode='json'), settings])}"
+        read = MEASURES[self.measure].reads
+        config = self.config.model_dump(mode="json", include=None if read is None else {*read})
+        return f"{self.measure}-{_hash([self.measure, config, dict(self.settings)])}"
 
     @cached_property
     def run(self) -> str:

@@ -27,7 +27,16 @@ HISTORY_EVERY = 25  # steps from one record that is kept to the next
 
 _METRICS = (
     *("split", "num_images", "matched_share", "ari", "nmi", "accuracy_clean", "accuracy_transformed"),
-    *("accuracy_restored", "psnr", "psnr_transformed", "ssim", "ssim_transformed", "winner_margin", "num_dead_experts"),
+    *(
+        "accuracy_restored",
+        "psnr",
+        "psnr_transformed",
+        "ssim",
+        "ssim_transformed",
+        "winner_margin",
+        "num_dead_experts",
+        "num_competing",
+    ),
     *("forward_psnr", "router_agreement", "mechanisms", "winner_matrix", "per_mechanism"),
 )
 _INTENDED_USE = (

@@ -18,18 +18,27 @@ INPUT, OUTPUTS = "images", ("scores", "winners", "restored")
 class Restorer(nn.Module):
     """What the graph computes: images [n, c, size, size] in [0, 1] -> scores, winners and restored images."""
 
+    numbers: Tensor
+
     def __init__(self, run: Run) -> None:
         super().__init__()
         self.bank = run.experts
         self.discriminator = run.discriminator
+        self.competing = run.experts.competing.nonzero().flatten().tolist()
+        self.register_buffer("numbers", torch.tensor(self.competing), persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns D's probabilities [n, N'], the winners, int64 [n], and their outputs [n, c, size, size]."""
-        outputs = torch.stack(self.bank(images))
+        """Returns D's probabilities [n, N'], the winners, int64 [n], and their outputs [n, c, size, size].
+
+        Retired experts have probability 0.
+        """
+        outputs = torch.stack([self.bank[j](images) for j in self.competing])
         logits = self.discriminator(outputs.flatten(0, 1)).unflatten(0, outputs.shape[:2])
-        winners = choose_winners(logits)
-        chosen = winners[None, :, None, None, None].expand(-1, -1, *outputs.shape[2:])
-        return logits.sigmoid().T, winners, outputs.gather(0, chosen).squeeze(0)
+        best = choose_winners(logits)
+        chosen = best[None, :, None, None, None].expand(-1, -1, *outputs.shape[2:])
+        known = dict(zip(self.competing, logits.sigmoid()))
+        scores = [known[j] if j in known else torch.zeros_like(logits[0]) for j in range(len(self.bank))]
+        return torch.stack(scores, dim=1), self.numbers[best], outputs.gather(0, chosen).squeeze(0)
 
 
 def export_onnx(run: Run, path: str | Path) -> None:

@@ -143,6 +143,8 @@ def test_ctrl_c_saves_and_exits_cleanly(tmp_path, settings):
 
 
 COMMANDS = [
+    "export",
+    "models",
     *("train", "evaluate", "report", "describe", "restore", "compare"),
     *("data", "presets", "mechanisms", "structure", "reproduce"),
 ]
@@ -156,7 +158,7 @@ def test_help_lists_and_completion_do_not_load_torch_or_scikit_learn():
         "heavy = ('torch', 'sklearn', 'scipy', 'matplotlib', 'PIL', 'torchmetrics', 'jinja2')\n"
         f"for words in ([], *([name] for name in {COMMANDS})):\n"
         "    assert typed(*words, '--help').returncode == 0\n"
-        "for words in (['data'], ['presets'], ['--version']):\n"
+        "for words in (['data'], ['presets'], ['models'], ['models', 'mnist-10'], ['--version']):\n"
         "    assert typed(*words).returncode == 0\n"
         "import os\n"
         "os.environ |= {'_LICM_COMPLETE': 'complete_bash', 'COMP_CWORD': '3', 'COMP_WORDS': 'licm train --preset pa'}\n"

@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from licm.config import Config, from_yaml, to_yaml
+from licm.shipped import hint
 from licm.writing import write_text, writing
 
 FORMAT = 2  # 2: forward networks
@@ -117,7 +118,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         ValueError: If the folder is not a run, or was written in another format.
     """
     if not folder.is_dir():
-        raise ValueError(f"{str(folder)!r} is not a run folder: there is no such folder")
+        raise ValueError(f"{str(folder)!r} is not a run folder: there is no such folder{hint(folder)}")
     for name in (CONFIG, RUN):
         if not (folder / name).is_file():
             raise ValueError(f"{str(folder)!r} is not a run folder: {name} is missing")

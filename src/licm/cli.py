@@ -17,6 +17,7 @@ from licm.completion import (
 from licm.console import fail, log, run_app
 from licm.options import AsJson, Device, Quiet
 from licm.reproduction.command import reproduce
+from licm.sharing.command import export, models
 
 if TYPE_CHECKING:
     from licm.config import Config
@@ -199,7 +200,7 @@ def describe(
 
 @app.command()
 def restore(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder whose experts restore.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder, or a model of licm models.")],
     source: Annotated[Path, typer.Argument(metavar="IN", help="An image, or a folder of images.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty folder for the restored images.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what was begun in OUT.")] = False,
@@ -219,8 +220,10 @@ def restore(
     from licm.assignments import ASSIGNMENTS, SKIPPED
     from licm.progress import track_images
     from licm.restoring import restore_files
+    from licm.shipped import find_run
 
     log(quiet=quiet)
+    run = find_run(run)
     try:
         with track_images(quiet=quiet or as_json) as callback:
             record = restore_files(
@@ -376,7 +379,8 @@ def structure(
         typer.echo(f"saved: {record['picture']}")
 
 
-app.command()(reproduce)
+for command in (reproduce, models, export):
+    app.command()(command)
 
 
 def main() -> None:

@@ -39,9 +39,16 @@ def _sources() -> Names:
     return SOURCES.items()
 
 
+def _models() -> Names:
+    from licm.shipped import SHIPPED
+
+    return SHIPPED
+
+
 complete_preset = _completing(_presets)
 complete_setting = _completing(_settings)
 complete_mechanism = _completing(_mechanisms)
 complete_source = _completing(_sources)
+complete_model = _completing(_models)
 complete_device = _completing(lambda: ("cpu", "cuda", "mps"))
 complete_split = _completing(lambda: ("test", "validation"))

@@ -22,6 +22,7 @@ from licm.config import Config, flat, make_config
 from licm.datasets import IN_MEMORY, TrainingData
 from licm.progress import Progress
 from licm.run import Run, load_run, restore_images, save_run, start_cycle
+from licm.sharing.hub import obtain_model
 from licm.sources import ImageSet, load_images
 from licm.training import train
 from licm.writing import whole_folder, write_text, writing
@@ -239,6 +240,11 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         loaded.n_features_in_ = math.prod(loaded.image_shape_)
         loaded.n_iter_ = run.step
         return loaded
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, revision: str | None = None, device: str = "cpu") -> Self:
+        """Reads a trained model: one of the package, a folder, or `owner/name` on the hub; see `obtain_model`."""
+        return cls.load(obtain_model(name, revision=revision), device=device)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "run_")

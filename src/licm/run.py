@@ -253,15 +253,42 @@ def _restore_routed(run: Run, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def save_run(run: Run, folder: Path) -> None:
     """Writes a checkpoint of the run."""
-    revival, former = run.revival.state()
-    tensors = {f"revival.{name}": tensor for name, tensor in former.items()}
-    for prefix, module in _modules(run).items():
-        tensors |= {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
+    former = run.revival.state()[1]
+    tensors = {f"revival.{name}": tensor for name, tensor in former.items()} | _weights(run)
     for prefix, optimizer in _optimizers(run).items():
         for index, parameter in enumerate(_parameters(optimizer)):
             for name, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"{prefix}.{index}.{name}"] = value
-    state = {
+    files.save_checkpoint(folder, tensors, _state(run))
+
+
+def save_weights(run: Run, folder: Path, *, half: bool = True) -> None:
+    """Writes a checkpoint of what using the run takes, without what only training does: optimisers, revivals on trial.
+
+    Args:
+        run: The run.
+        folder: A run folder, as that of `save_run`, which `load_run` reads.
+        half: Store floating-point numbers as float16, in half the room, but for tensors it cannot hold.
+    """
+    tensors = _weights(run)
+    if half:
+        tensors = {name: _halved(tensor) for name, tensor in tensors.items()}
+    files.save_checkpoint(folder, tensors, _state(replace(run, revival=_make_revival(run.config))))
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    half = tensor.half() if tensor.is_floating_point() else tensor
+    return half if half.isfinite().all() else tensor
+
+
+def _weights(run: Run) -> dict[str, Tensor]:
+    modules = _modules(run).items()
+    return {f"{prefix}.{name}": value for prefix, module in modules for name, value in module.state_dict().items()}
+
+
+def _state(run: Run) -> dict[str, Any]:
+    """The plain values of a checkpoint."""
+    return {
         "step": run.step,
         "decay_start": run.decay_start,
         "retirement_step": run.retirement_step,
@@ -270,10 +297,9 @@ def save_run(run: Run, folder: Path) -> None:
         "health": run.health.state(),
         "usual_error": run.competition.usual_error.tolist(),
         "retired": (~run.experts.competing).nonzero().flatten().tolist(),
-        "revival": revival,
+        "revival": run.revival.state()[0],
         "routing": None if run.competition.routing is None else run.competition.routing.state(),
     }
-    files.save_checkpoint(folder, tensors, state)
 
 
 def load_run(folder: str | Path, *, device: str = "cpu") -> Run:

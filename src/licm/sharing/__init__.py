@@ -1,0 +1,1 @@
+"""Trained models to share: weights and a card, in folders, on a hub, as ONNX."""

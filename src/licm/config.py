@@ -105,9 +105,7 @@ class CompetitionConfig(_Section):
         5.0, ge=0, description="of the cycle error, once the learning rate falls; 0: no forward networks"
     )
     pair_weight: float = Field(
-        0.0,
-        ge=0,
-        description="of E_j(F_j(x)) against canonical x, once the learning rate falls; needs forward networks",
+        20.0, ge=0, description="of E_j(F_j(x)) against canonical x, where there are forward networks, likewise"
     )
     tie_margin: float = Field(
         0.5, ge=0, description="scores this near, in units of the mean margin, are ties for forward networks to settle"
@@ -205,8 +203,6 @@ class Config(_Section):
             raise ValueError("identity.start 'analytic' needs experts.head 'residual'")
         if self.identity.start == "analytic" and self.experts.architecture != "convolutional":
             raise ValueError("identity.start 'analytic' is for the experts of this library, not for one's own")
-        if self.competition.pair_weight and not self.competition.cycle_weight:
-            raise ValueError("competition.pair_weight needs competition.cycle_weight: forward networks make the pairs")
         if self.router.proposals and not self.router.enabled:
             raise ValueError("router.proposals needs router.enabled")
         for key, is_set in (

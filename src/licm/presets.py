@@ -15,6 +15,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "loser_samples": None,
             "r1_gamma": 0.0,
             "cycle_weight": 0.0,
+            "pair_weight": 0.0,
             "tie_margin": 0.0,
         },
         "router": {"enabled": False},

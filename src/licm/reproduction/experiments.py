@@ -104,6 +104,7 @@ FROM_PAPER_TO_DEFAULT: dict[str, dict[str, Any]] = {
         "competition.tie_margin": 0.5,
         "router.enabled": True,
     },
+    "pairs": {"competition.pair_weight": 20.0},
 }
 """What leads from the preset `paper` to `default`, one after the other; at the end they are the same."""
 

@@ -161,18 +161,15 @@ def test_two_processes_may_share_a_folder(small, tmp_path):
     assert not list((tmp_path / "in_work").iterdir())
 
 
-def test_a_record_from_before_a_key_came_still_counts(small, tmp_path):
-    (row,) = plan(budget="full", overrides=small, experiments={"one": Experiment("", "", {"default": Condition()}, 1)})
-    assert reproduce([row], tmp_path, quiet=True)
-    path = tmp_path / "records" / f"{row.jobs[0].name}.json"
-    record = json.loads(path.read_text())
-    del record["config"]["competition"]["diversity_weight"]  # its default is what it was then
-    path.unlink()
-    path.with_name("evaluation-0123456789ab.json").write_text(json.dumps(record))
-    said = []
-    assert reproduce([row], tmp_path, say=said.append, quiet=True)
-    assert said == []
-    assert path.exists()
+def test_a_key_that_came_later_and_changes_nothing_leaves_the_names(monkeypatch):
+    def names(**overrides):
+        return [job.name for job in plan(["recovery"], seeds=1, overrides=overrides)[0].jobs]
+
+    before, other = names(), names(**{"revival.retire": True})
+    assert [one == two for one, two in zip(before, other)] == [False, False, True], "paired experts know no revival"
+    monkeypatch.setattr(running, "LATER_KEYS", ("revival.retire",))
+    assert names() != before, "the key is left out"
+    assert names(**{"revival.retire": True}) == other, "unless it is set"
 
 
 def test_what_no_paired_expert_can_undo_is_not_competed_for(small, tmp_path):

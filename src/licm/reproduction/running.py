@@ -3,17 +3,14 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from licm.checkpoint import CONFIG, FolderInUse, hold, provenance
 from licm.checks import unknown_name
-from licm.config import Config, make_config
+from licm.config import Config, flat, make_config
 from licm.downloads import locate
 from licm.progress import Progress
 from licm.reading import read_object
@@ -23,6 +20,17 @@ from licm.training import train
 from licm.writing import write_text, writing
 
 RECORDS, RUNS, IN_WORK = "records", "runs", "in_work"
+
+
+LATER_KEYS: tuple[str, ...] = ()
+"""Keys of the configuration that came after the first records and at their defaults change nothing: then they are no
+part of a name, and the records from before they came still count."""
+
+
+def _values(config: Config) -> dict[str, Any]:
+    """What a run is known by, by dotted keys."""
+    values, defaults = flat(config), flat(make_config(config.preset))
+    return {key: each for key, each in values.items() if key not in LATER_KEYS or each != defaults[key]}
 
 
 def _hash(value: Any) -> str:
@@ -47,13 +55,13 @@ class Job:
     def name(self) -> str:
         """Of the record: the measure and a hash of all it depends on."""
         read = MEASURES[self.measure].reads
-        config = self.config.model_dump(mode="json", include=None if read is None else {*read})
+        config = {key: each for key, each in _values(self.config).items() if read is None or key.split(".")[0] in read}
         return f"{self.measure}-{_hash([self.measure, config, dict(self.settings)])}"
 
     @cached_property
     def run(self) -> str:
         """Of the run's folder: a hash of its configuration, so that measures share runs."""
-        return _hash(self.config.model_dump(mode="json"))
+        return _hash(_values(self.config))
 
 
 @dataclass(frozen=True)
@@ -146,7 +154,6 @@ def reproduce(
     with writing(out):
         for folder in (RECORDS, RUNS, IN_WORK):
             (out / folder).mkdir(parents=True, exist_ok=True)
-    renew_names(out)
     for number, row in enumerate(rows, start=1):
         if all(_is_done(job, out) for job in row.jobs):
             continue
@@ -164,22 +171,6 @@ def reproduce(
         except FolderInUse:
             say(f"{name}: in work by another process")
     return True
-
-
-def renew_names(out: Path) -> None:
-    """Gives records the names they would have today: with the defaults of keys that came after them."""
-    for path in (out / RECORDS).glob("*.json"):
-        record = read_object(path)
-        if record is None or record.get("measure") not in MEASURES:
-            continue
-        try:
-            job = Job(record["measure"], Config.model_validate(record["config"]), record["settings"])
-        except (KeyError, ValidationError):
-            continue
-        target = path.with_name(f"{job.name}.json")
-        if not target.exists():
-            with suppress(FileNotFoundError):  # another process has just done it
-                path.rename(target)
 
 
 def _is_done(job: Job, out: Path) -> bool:

@@ -40,9 +40,9 @@ def expendable(scores: Tensor, *, below: float) -> list[Retired]:
         scores: D's probabilities for every expert's output, [N', n]; 0 for who does not compete.
         below: A mean lead, in units of the mean lead of all winners, below which an expert is expendable.
 
-    >>> twins = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.1, 0.89]])
+    >>> twins = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.9, 0.89], [0.1, 0.88, 0.9]])
     >>> [(each.expert, each.successor) for each in expendable(twins, below=0.25)]
-    [(1, 2)]
+    [(2, 1)]
     """
     return list(_expendable(scores, below))
 

@@ -11,7 +11,7 @@ outputs per image that D learns from, the exact step takes
     D's training          3 (B + k B) D
     R1                    3 B D     the gradient in D's input, and twice as much for its own gradient
     cycle                 3 B E     with forward networks
-    pairs                 5 B E     likewise, with pairs: two passes of F_j, forward and backward of E_j
+    pairs                 4 B E     likewise, with pairs: a pass of F_j, forward and backward of E_j
 
 A first layer whose input needs no gradient takes a little less. `tests/test_arithmetic.py` holds the sum against what
 torch counts in a step.
@@ -50,6 +50,6 @@ def step_flop(competition: Competition, *, batch: int, size: int) -> dict[str, i
         "discriminator_training": 3 * (batch + outputs * batch) * discriminator,
         "r1": 3 * batch * discriminator if competition.r1_gamma > 0 else 0,
         "cycle": 3 * batch * forward,
-        "pairs": batch * (3 * expert + 2 * forward) if competition.pair_weight > 0 else 0,
+        "pairs": batch * (3 * expert + forward) if competition.pair_weight > 0 else 0,
     }
     return {**parts, "total": sum(parts.values())}

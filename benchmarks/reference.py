@@ -42,6 +42,7 @@ class Reference:
         self.discriminator = plain(competition.discriminator)
         self.objective: Objective = competition.objective
         self.r1_gamma, self.cycle_weight = competition.r1_gamma, competition.cycle_weight
+        self.pair_weight = competition.pair_weight
         self.cycle_pulls = competition.cycle_pulls
         self.tie_gap = competition.tie_margin * competition.mean_margin
         self.usual_error = competition.usual_error.tolist()
@@ -63,7 +64,7 @@ class Reference:
         real_score = self.discriminator(canonical).sigmoid().mean().item()
         winners = self.name_winners(transformed, outputs, logits.sigmoid() / real_score)
         discriminator_loss = self.update_discriminator(canonical, outputs, logits)
-        expert_loss, cycle_error = self.update_experts(transformed, outputs, winners)
+        expert_loss, cycle_error = self.update_experts(canonical, transformed, outputs, winners)
         return ReferenceRecord(logits, winners, discriminator_loss, expert_loss, cycle_error)
 
     def name_winners(self, transformed: Tensor, outputs: list[Tensor], scores: Tensor) -> Tensor:
@@ -117,7 +118,9 @@ class Reference:
         attention = odds / odds.sum(dim=0)
         return attention / 2 + (1 - attention) / (2 * (count - 1))
 
-    def update_experts(self, transformed: Tensor, outputs: list[Tensor], winners: Tensor) -> tuple[float, float | None]:
+    def update_experts(
+        self, canonical: Tensor, transformed: Tensor, outputs: list[Tensor], winners: Tensor
+    ) -> tuple[float, float | None]:
         """Each expert that won moves, on the mean over its own wins, under the new D."""
         losses, errors = [], []
         for index, output in enumerate(outputs):
@@ -132,7 +135,19 @@ class Reference:
                 error = F.mse_loss(self.forward[index](told), transformed[won])
                 errors.append(error.item())
                 loss = loss + self.cycle_weight * error
+                if self.cycle_pulls and self.pair_weight > 0:
+                    pair = self.pair_error(index, canonical[won], transformed[won], output[won])
+                    loss = loss + self.pair_weight * pair
             self.expert_optimizers[index].zero_grad()
             loss.backward()
             self.expert_optimizers[index].step()
         return sum(losses) / len(losses), sum(errors) / len(errors) if errors else None
+
+    def pair_error(self, index: int, canonical: Tensor, transformed: Tensor, restored: Tensor) -> Tensor:
+        """The error of an expert on canonical images, put under what its forward network knows of its mechanism."""
+        network, expert = self.forward[index], self.experts[index]
+        noise = (transformed - network(restored)).detach()
+        made = (network(canonical).detach() + noise).clamp(0, 1)
+        error = F.mse_loss(expert.eval()(made), canonical)
+        expert.train()
+        return error

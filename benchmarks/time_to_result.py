@@ -2,6 +2,7 @@
 
     python -m benchmarks time_to_result RUN... --json FILE
     python -m benchmarks time_to_result RUN... --reference PAPER_RUN... --json FILE
+    python -m benchmarks time_to_result RUN... --reference docs/results/time_to_result.json --json FILE
 
 Good is a matched share of 0.99 on the watched validation images, and their restored accuracy within 0.025 of the
 clean. Seconds are the run's own: they include the identity start, the history's judge and the validation. A run that
@@ -9,7 +10,8 @@ never gets there counts with its whole length, a lower bound: `censored`.
 
 The obvious loop takes the same steps as a run of the preset `paper`, whose objective and networks it shares
 (`tests/test_reference.py`), but no run of it is waited for: with `--reference` its step is timed here, times the
-steps such runs took to the first goal. Its identity start is not counted.
+steps such runs took to the first goal. Its identity start is not counted. An earlier record in place of such runs
+gives the steps they took, and its step is timed anew.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from benchmarks.arithmetic import forward_flop, step_flop
 from benchmarks.reference import Reference
 from benchmarks.speed import in_turn, stepper
 from licm.checkpoint import load_checkpoint, provenance, read_config, read_history, read_run
+from licm.config import make_config
 from licm.run import build_run
 
 SHARE = 0.99
@@ -60,24 +63,32 @@ def time_to_result(folder: Path) -> dict[str, Any]:
     }
 
 
-def time_reference(folder: Path) -> dict[str, Any]:
-    """Returns the seconds that the obvious loop would need for the steps of a run to the first goal."""
-    config = read_config(folder)
-    channels, size = load_checkpoint(folder)[1]["image_shape"]
-    competition = build_run(config, channels=channels, image_size=size).competition
-    call = stepper(Reference(competition), config.training.batch_size, size)
-    seconds = in_turn({"step": call}, 5)["step"]["median"]
-    reached = time_to_result(folder)["matched_share_0_99"]
+def steps_of_reference(path: Path) -> list[dict[str, Any]]:
+    """Returns the seed and the `steps` to the first goal of a run of `paper`, or of all those in an earlier record."""
+    if path.is_file():
+        known = json.loads(path.read_text())["reference"]
+        return [{key: each[key] for key in ("preset", "seed", "steps", "censored")} for each in known]
+    reached, config = time_to_result(path)["matched_share_0_99"], read_config(path)
     steps, censored = reached["steps"], reached["censored"]
-    step = {"preset": config.preset, "seed": config.seed, "step_seconds": seconds}
-    return {**step, "steps": steps, "seconds": steps * seconds, "censored": censored}
+    return [{"preset": config.preset, "seed": config.seed, "steps": steps, "censored": censored}]
+
+
+def time_step_of_reference() -> float:
+    """Returns the seconds of a step of the obvious loop on the preset `paper`."""
+    config = make_config("paper")
+    assert config.data.image_size is not None
+    competition = build_run(config, channels=1, image_size=config.data.image_size).competition
+    call = stepper(Reference(competition), config.training.batch_size, config.data.image_size)
+    return in_turn({"step": call}, 5)["step"]["median"]
 
 
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
-    parser.add_argument("--reference", nargs="+", type=Path, default=[], metavar="RUN", help="runs of `paper`")
+    parser.add_argument(
+        "--reference", nargs="+", type=Path, default=[], metavar="RUN", help="runs of `paper`, or a record"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write; printed otherwise")
     arguments = parser.parse_args()
     runs = [time_to_result(folder) for folder in arguments.runs]
@@ -85,9 +96,11 @@ def main() -> None:
     for name in ("matched_share_0_99", "accuracy"):
         summary[f"seconds_to_{name}"] = statistics.median(run[name]["seconds"] for run in runs)
         summary[f"seconds_to_{name}_censored"] = any(run[name]["censored"] for run in runs)
-    reference = [time_reference(folder) for folder in arguments.reference]
+    reference = [each for path in arguments.reference for each in steps_of_reference(path)]
     if reference:
-        seconds = statistics.median(run["seconds"] for run in reference)
+        step = time_step_of_reference()
+        reference = [{**each, "step_seconds": step, "seconds": step * each["steps"]} for each in reference]
+        seconds = statistics.median(each["seconds"] for each in reference)
         summary["time_ratio_reference_over_default"] = seconds / summary["seconds_to_matched_share_0_99"]
         summary["reference_censored"] = any(run["censored"] for run in reference)
     text = json.dumps({**summary, "runs": runs, "reference": reference, "provenance": provenance()}, indent=1) + "\n"

@@ -295,7 +295,7 @@ def test_pairs_are_of_canonical_images_and_move_the_expert_that_won():
         made = (forward[1](canonical) + images - forward[1](restored)).clamp(0, 1)
         expected = (bank[1].eval()(made) - canonical).square().mean().item()
     bank.train()
-    error = competition._pair_error(1, canonical, images, restored)
+    error = competition._pair_error(1, canonical, images - forward[1](restored))
     error.backward()
     assert error.item() == pytest.approx(expected, rel=1e-5)
     assert bank[1].training

@@ -22,17 +22,18 @@ def assert_close(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> None:
 
 @pytest.mark.parametrize("normalization", ["batch", "layer", "none"])
 @pytest.mark.parametrize(
-    ("objective", "gamma", "cycle_weight", "cycle_pulls", "tie_margin"),
+    ("objective", "gamma", "cycle_weight", "cycle_pulls", "tie_margin", "pair_weight"),
     [
-        ("all_experts", 0.0, 0.0, False, 0.0),
-        ("winner_weighted", 1.0, 0.0, False, 0.0),
-        ("score_weighted", 1.0, 5.0, False, 0.0),
-        ("score_weighted", 1.0, 5.0, True, 0.0),
-        ("score_weighted", 1.0, 5.0, True, 0.5),
+        ("all_experts", 0.0, 0.0, False, 0.0, 0.0),
+        ("winner_weighted", 1.0, 0.0, False, 0.0, 0.0),
+        ("score_weighted", 1.0, 5.0, False, 0.0, 0.0),
+        ("score_weighted", 1.0, 5.0, True, 0.0, 0.0),
+        ("score_weighted", 1.0, 5.0, True, 0.5, 0.0),
+        ("score_weighted", 1.0, 5.0, True, 0.0, 20.0),
     ],
 )
 def test_a_step_gives_the_losses_winners_and_gradients_of_the_obvious_one(
-    monkeypatch, normalization, objective, gamma, cycle_weight, cycle_pulls, tie_margin
+    monkeypatch, normalization, objective, gamma, cycle_weight, cycle_pulls, tie_margin, pair_weight
 ):
     competition = small_competition(
         normalization=normalization,
@@ -40,6 +41,7 @@ def test_a_step_gives_the_losses_winners_and_gradients_of_the_obvious_one(
         r1_gamma=gamma,
         cycle_weight=cycle_weight,
         tie_margin=tie_margin,
+        pair_weight=pair_weight,
     )
     competition.cycle_pulls, competition.mean_margin = cycle_pulls, 1.0
     competition.set_learning_rate_factor(10)

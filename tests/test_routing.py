@@ -124,7 +124,10 @@ def test_experts_with_batch_statistics_cannot_be_routed():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "router.proposals needs experts.normalization 'layer': 'batch' takes the whole batch"),
+        (
+            {"experts.normalization": "batch"},
+            "router.proposals needs experts.normalization 'layer': 'batch' takes the whole batch",
+        ),
         ({"router.enabled": False}, "router.proposals needs router.enabled"),
     ],
 )

@@ -279,15 +279,16 @@ class Competition:
         total = loss = torch.stack([own.mean() for own in losses.split([len(each) for each in won.values()])]).sum()
         cycle_error = None
         if self.forward is not None:
-            told = {j: each if self.cycle_pulls else each.detach() for j, each in won.items()}
-            errors = [F.mse_loss(self.forward[j](told[j]), transformed[mask]) for j, mask in wins.items()]
+            errors, of_pairs = [], []
+            for j, mask in wins.items():
+                restored, own = won[j] if self.cycle_pulls else won[j].detach(), transformed[mask]
+                told = self.forward[j](restored)
+                errors.append(F.mse_loss(told, own))
+                if self.pair_weight > 0 and self.cycle_pulls:
+                    of_pairs.append(self._pair_error(j, canonical[mask.nonzero()[:, 0] % len(canonical)], own - told))
             total = loss + self.cycle_weight * torch.stack(errors).sum()
             cycle_error = torch.stack(errors).mean().item()
-            if self.pair_weight > 0 and self.cycle_pulls:
-                of_pairs = [
-                    self._pair_error(j, canonical[mask.nonzero()[:, 0] % len(canonical)], transformed[mask], won[j])
-                    for j, mask in wins.items()
-                ]
+            if of_pairs:
                 total = total + self.pair_weight * torch.stack(of_pairs).sum()
         if self.diversity_weight > 0:
             others = torch.stack(outputs).detach()
@@ -298,15 +299,15 @@ class Competition:
         self.expert_optimizer.step()
         return loss.item() / len(won), cycle_error
 
-    def _pair_error(self, j: int, canonical: Tensor, transformed: Tensor, restored: Tensor) -> Tensor:
+    def _pair_error(self, j: int, canonical: Tensor, residual: Tensor) -> Tensor:
         """Squared error a pixel of expert j on canonical images, of which its forward network makes transformed ones.
 
-        The network gives the mean of what a mechanism with noise may do, so what it leaves of images that were won is
-        added. There are as many pairs as wins, too few for batch statistics: the running ones serve.
+        The network gives the mean of what a mechanism with noise may do, so what it leaves of images that were won,
+        the residual, is added. There are as many pairs as wins, too few for batch statistics: the running ones serve.
         """
         assert self.forward is not None
         with torch.no_grad():
-            made = (self.forward[j](canonical) + transformed - self.forward[j](restored)).clamp(0, 1)
+            made = (self.forward[j](canonical) + residual).clamp(0, 1)
         expert = self.bank[j].eval()
         error = F.mse_loss(expert(made), canonical)
         expert.train()

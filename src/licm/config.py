@@ -52,7 +52,7 @@ class ExpertConfig(_Section):
     architecture: str = Field("convolutional", validate_default=False, description="a name in licm.models.EXPERTS")
     width: int = Field(16, ge=1, le=4096)
     depth: int = Field(5, ge=2, le=100)
-    normalization: Literal["batch", "layer", "none"] = "batch"
+    normalization: Literal["batch", "layer", "none"] = Field("layer", description="with data.crop_size: batch")
     activation: Literal["elu", "leaky_relu"] = "elu"
     head: Literal["sigmoid", "residual"] = "sigmoid"
     dilations: tuple[Annotated[int, Field(ge=1)], ...] | None = None
@@ -144,7 +144,7 @@ class RevivalConfig(_Section):
 class TrainingConfig(_Section):
     """The loop."""
 
-    steps: int = Field(700, ge=1, description="the limit")
+    steps: int = Field(600, ge=1, description="the limit")
     batch_size: int = Field(32, ge=2)
     learning_rate: float = Field(1e-3, gt=0)
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
@@ -177,6 +177,15 @@ class Config(_Section):
         if isinstance(values, dict) and values.get("num_experts") == "auto":
             revival = {"retire": True, **values.get("revival", {})}
             return {**values, "num_experts": AUTO_EXPERTS, "revival": revival}
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _experts_of_crops_do_not_look_at_whole_images(cls, values: Any) -> Any:
+        """Layer normalisation would take other statistics from a whole image than from the crops it learned from."""
+        if isinstance(values, dict) and isinstance(values.get("data"), dict) and values["data"].get("crop_size"):
+            experts = values.get("experts", {})
+            return {**values, "experts": {"normalization": "batch", **experts}} if isinstance(experts, dict) else values
         return values
 
     @field_validator("mechanisms", mode="before")

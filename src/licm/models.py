@@ -17,7 +17,11 @@ Activation = Literal["elu", "leaky_relu"]
 Head = Literal["sigmoid", "residual"]
 Normalization = Literal["batch", "layer", "none"]
 
-_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"elu": nn.ELU, "leaky_relu": lambda: nn.LeakyReLU(0.1)}
+# In place: what comes before, a convolution or a normalisation, needs its input for the gradient and not its output.
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "elu": lambda: nn.ELU(inplace=True),
+    "leaky_relu": lambda: nn.LeakyReLU(0.1, inplace=True),
+}
 _LOGIT_MARGIN = 0.01  # the residual head maps pixels into [0.01, 0.99], where the logit is finite
 
 

@@ -35,7 +35,7 @@ Callback = Callable[[dict[str, Any]], None]
 Watcher = Callable[[Run, TrainingData], Callback]
 
 RETIREMENT_IMAGES = 1000  # transformed ones by which expendable experts are found
-JUDGE_IMAGES = 10_000  # labelled canonical images the history's judge learns from: 10 s on one CPU thread
+JUDGE_IMAGES = 5_000  # labelled canonical images the history's judge learns from: 5 s on one CPU thread
 
 
 def start_identity(

@@ -11,9 +11,11 @@ other parts. `--table` makes docs/results/speed.md from docs/results/speed.json.
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -109,11 +111,14 @@ def measure_step(rounds: int) -> dict[str, Any]:
         calls = {
             "reference": stepper(Reference(competition), batch),
             "step": stepper(competition, batch),
+            "compiled": stepper(competition_of(compiled(config)), batch),
             "routed": stepper(competition_of(routed(config)), batch),
         }
         seconds = in_turn(calls, rounds)
         result[f"step_speedup_vs_reference{name}"] = seconds["reference"]["median"] / seconds["step"]["median"]
-        result[f"step_speedup_vs_reference_routed{name}"] = seconds["reference"]["median"] / seconds["routed"]["median"]
+        for which in ("compiled", "routed"):
+            ratio = seconds["reference"]["median"] / seconds[which]["median"]
+            result[f"step_speedup_vs_reference_{which}{name}"] = ratio
         result[f"step_seconds{name}"] = seconds
     return result
 
@@ -123,6 +128,34 @@ def routed(config: Config) -> Config:
     changes = {"proposals": PROPOSALS, "trusted_from": 0.0, "check_every": 1 << 40}
     experts = config.experts.model_copy(update={"normalization": "layer"})
     return config.model_copy(update={"router": config.router.model_copy(update=changes), "experts": experts})
+
+
+def compiled(config: Config) -> Config:
+    """The same with the experts' scoring compiled."""
+    return config.model_copy(update={"training": config.training.model_copy(update={"compile": True})})
+
+
+def measure_compiling(rounds: int) -> dict[str, Any]:
+    """Seconds that a first step of `default` takes longer with compiled scoring: without and with what is cached."""
+    script = (
+        "import time, torch\n"
+        "from licm.config import make_config\n"
+        "from benchmarks.speed import competition_of, compiled, stepper\n"
+        "seconds = []\n"
+        "for config in (make_config(), compiled(make_config())):\n"
+        "    call, start = stepper(competition_of(config), 32), time.perf_counter()\n"
+        "    call()\n"
+        "    seconds.append(time.perf_counter() - start)\n"
+        "print(seconds[1] - seconds[0])\n"
+    )
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
+        call = [sys.executable, "-c", script]
+        first, again = (
+            float(subprocess.run(call, capture_output=True, text=True, check=True, env=environment).stdout)
+            for _ in range(2)
+        )
+    return {"compile_seconds": first, "compile_seconds_cached": again}
 
 
 def measure_router(rounds: int) -> dict[str, Any]:
@@ -148,16 +181,19 @@ def measure_limit(rounds: int) -> dict[str, Any]:
 
     result: dict[str, Any] = {}
     for _, name, batch, width in SIZES:
-        competition = competition_of(make_config(overrides={"experts.width": width}))
+        config = make_config(overrides={"experts.width": width})
+        competition = competition_of(config)
         calls = {str(size): product(size) for size in (1024, 2048, 4096)}
-        seconds = in_turn({"step": stepper(competition, batch), **calls}, rounds)
+        steps = {"step": stepper(competition, batch), "compiled": stepper(competition_of(compiled(config)), batch)}
+        seconds = in_turn({**steps, **calls}, rounds)
         flop = step_flop(competition, batch=batch, size=28)
         rates = {size: 2 * int(size) ** 3 / seconds[size]["median"] / 1e9 for size in calls}
-        rate = flop["total"] / seconds["step"]["median"] / 1e9
         result[f"step_flop{name}"] = flop
-        result[f"step_gflops{name}"] = rate
         result[f"product_gflops{name}"] = rates
-        result[f"peak_fraction{name}"] = rate / max(rates.values())
+        for which, ending in (("step", ""), ("compiled", "_compiled")):
+            rate = flop["total"] / seconds[which]["median"] / 1e9
+            result[f"step_gflops{ending}{name}"] = rate
+            result[f"peak_fraction{ending}{name}"] = rate / max(rates.values())
     return result
 
 
@@ -234,6 +270,7 @@ def measure_memory(rounds: int) -> dict[str, Any]:
 PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "memory": measure_memory,  # first: the peak of a new process begins with that of the one which starts it
     "step": measure_step,
+    "compiling": measure_compiling,
     "limit": measure_limit,
     "router": measure_router,
     "cost": measure_cost,
@@ -255,23 +292,31 @@ def make_page(record: dict[str, Any]) -> str:
     if "step_speedup_vs_reference_routed" in record:
         lines += ["", "## A step against the obvious loop", ""]
         lines += ["Every expert wins its share. Routed: the router proposes three experts, and one more is drawn.", ""]
-        lines += ["| | reference, s | exact, s (range) | ratio | routed, s (range) | ratio |"]
-        lines += ["| --- | ---: | ---: | ---: | ---: | ---: |"]
+        lines += [
+            "| | reference, s | exact, s (range) | ratio | compiled, s (range) | ratio | routed, s (range) | ratio |"
+        ]
+        lines += ["| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
         for title, name, *_ in SIZES:
             seconds = record[f"step_seconds{name}"]
             cells = [f"{seconds['reference']['median']:.3f}"]
-            for which, key in (("step", ""), ("routed", "_routed")):
+            for which, key in (("step", ""), ("compiled", "_compiled"), ("routed", "_routed")):
                 cells.append("{median:.3f} ({min:.3f} to {max:.3f})".format(**seconds[which]))
                 cells.append(f"{record[f'step_speedup_vs_reference{key}{name}']:.2f}")
             lines.append(f"| {title} | {' | '.join(cells)} |")
     if "peak_fraction" in record:
-        lines += ["", "## A step against the machine", "", "| | GFLOP a step | GFLOP/s | best product | fraction |"]
-        lines += ["| --- | ---: | ---: | ---: | ---: |"]
+        lines += ["", "## A step against the machine", ""]
+        lines += ["| | GFLOP a step | best product, GFLOP/s | GFLOP/s | fraction | compiled, GFLOP/s | fraction |"]
+        lines += ["| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
         for title, name, *_ in SIZES:
             lines.append(
-                f"| {title} | {record[f'step_flop{name}']['total'] / 1e9:.1f} | {record[f'step_gflops{name}']:.0f} | "
-                f"{max(record[f'product_gflops{name}'].values()):.0f} | {record[f'peak_fraction{name}']:.2f} |"
+                f"| {title} | {record[f'step_flop{name}']['total'] / 1e9:.1f} | "
+                f"{max(record[f'product_gflops{name}'].values()):.0f} | "
+                f"{record[f'step_gflops{name}']:.0f} | {record[f'peak_fraction{name}']:.2f} | "
+                f"{record[f'step_gflops_compiled{name}']:.0f} | {record[f'peak_fraction_compiled{name}']:.2f} |"
             )
+        if "compile_seconds" in record:
+            lines += ["", f"Compiling takes {record['compile_seconds']:.0f} s the first time on a machine, then "]
+            lines[-1] += f"{record['compile_seconds_cached']:.0f} s a run."
         lines += ["", "What each layer reaches, and what it could: ![roofline](roofline.png)"]
     if "router" in record:
         lines += ["", "## A step of `default` against the number of experts", ""]

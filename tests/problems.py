@@ -37,6 +37,7 @@ def small_competition(
     tie_margin: float = 0.0,
     winners: Literal["best", "fixed"] = "best",
     diversity_weight: float = 0.0,
+    compiled: bool = False,
     seed: int = 0,
 ) -> Competition:
     """A competition on 12x12 images whose experts have 4 filters; with a cycle weight, it has forward networks."""
@@ -57,4 +58,5 @@ def small_competition(
         tie_margin=tie_margin,
         winners=winners,
         diversity_weight=diversity_weight,
+        compiled=compiled,
     )

@@ -3,6 +3,8 @@
 The bugs are those seen in other implementations: a check that passes on one of them is no check.
 """
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -459,3 +461,20 @@ def test_experts_separate_two_mechanisms_on_bars():
     _, winners = compete(competition.bank, competition.discriminator, mixed)
     first, second = winners[:20].double().mean(), winners[20:].double().mean()
     assert abs(first - second) > 0.9, "nearly all of one mechanism to one expert, of the other to the other"
+
+
+def test_a_compiled_scoring_is_the_same_competition(monkeypatch):
+    """Without code generation, which takes seconds and a compiler: the captured graph, run as it is."""
+    captured = []
+
+    def backend(graph, inputs):
+        captured.append(graph)
+        return graph
+
+    monkeypatch.setattr("licm.competition.torch.compile", partial(torch.compile, backend=backend))
+    plain, other = (small_competition(normalization="layer", compiled=compiled) for compiled in (False, True))
+    records = [each.step(bars(4), 1 - bars(4), generator(0, "losers")) for each in (plain, other)]
+    assert len(captured) == 1, "one graph for all experts"
+    torch.testing.assert_close(*(record.scores for record in records))
+    for one, two in zip(plain.bank.parameters(), other.bank.parameters()):
+        torch.testing.assert_close(one, two)

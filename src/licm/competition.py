@@ -26,7 +26,7 @@ from zlib import crc32
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from licm.checks import check_images
 from licm.models import Discriminator, ExpertBank, score_matrix
@@ -92,6 +92,7 @@ class Competition:
         diversity_weight: Weight of the mean squared difference a pixel between a winner's output and the other
             experts' of the same image, held constant, by which its loss is lowered; 0 for none.
         routing: Learns whom to ask, and says so once it is trusted; None: all experts are always asked.
+        compiled: Whether experts without batch statistics score by a compiled pass (`torch.compile`).
         learning_rate: Adam's, for experts and D.
         betas: Adam's.
     """
@@ -111,6 +112,7 @@ class Competition:
         winners: Literal["best", "fixed"] = "best",
         diversity_weight: float = 0.0,
         routing: Routing | None = None,
+        compiled: bool = False,
         learning_rate: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
@@ -131,6 +133,7 @@ class Competition:
         self.mean_margin = 0.0  # the winners' mean lead, over D's score of canonical images; 0 while ties are left
         self.usual_error = torch.zeros(len(bank))  # moving average of each expert's cycle error in ties; 0: none yet
         self.routing = routing
+        self._apply = torch.compile(_apply) if compiled else _apply  # one graph serves all experts
         self.learning_rate = learning_rate
         # One Adam for all experts: it leaves parameters whose gradient is None, the losers', untouched.
         adam = partial(torch.optim.Adam, lr=learning_rate, betas=betas, fused=True)
@@ -199,7 +202,7 @@ class Competition:
             return [one(transformed) if each else torch.zeros_like(transformed) for one, each in zip(self.bank, chosen)]
         with torch.no_grad():
             if asked.all():
-                return self.bank(transformed)
+                return [self._apply(expert, transformed) for expert in self.bank]
             outputs = [torch.zeros_like(transformed) for _ in self.bank]
             for expert, output, chosen in zip(self.bank, outputs, asked):
                 if chosen.any():
@@ -312,6 +315,10 @@ class Competition:
         error = F.mse_loss(expert(made), canonical)
         expert.train()
         return error
+
+
+def _apply(expert: nn.Module, images: Tensor) -> Tensor:
+    return expert(images)
 
 
 @torch.no_grad()

@@ -158,6 +158,7 @@ def build_run(config: Config, *, channels: int, image_size: int, device: str = "
         forward=forward,
         routing=None if router is None else Routing(router, **config.router.model_dump(exclude={"enabled"})),
         **config.competition.model_dump(),
+        compiled=config.training.compile,
         learning_rate=config.training.learning_rate,
         betas=config.training.betas,
     )

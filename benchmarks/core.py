@@ -64,11 +64,12 @@ def make_table() -> str:
         "that of a classifier trained on the run's own clean digits. The same seed on another number of threads is",
         "another run.",
         "",
-        "The records of `default` were written by `python -m benchmarks.core run`. Those of `paper-mnist` are from",
+        "The records of `batch-normalisation` were written by `python -m benchmarks.core run` when that and 700 steps",
+        "were the default; today's are in [the reproduction](reproduction.md). Those of `paper-mnist` are from",
         "runs trained at an early commit, whose run folders were brought into the layout of a later one (names of",
         "tensors and keys only) and evaluated; `python -m benchmarks.core run --preset paper --set data.source=mnist",
         "--name paper-mnist --seeds 0 1 2` trains such runs anew, and `--set steps=2000` the longer one, which was",
-        "halted for long times: its seconds tell nothing. `copied` is `default` with `identity.start: copied`",
+        "halted for long times: its seconds tell nothing. `copied` is the first with `identity.start: copied`",
         "([what was tried](../ablation.md#an-identity-start-by-copies)). Each record names its commit.",
     ]
     for name, records in groups.items():

@@ -28,6 +28,7 @@ from benchmarks.reference import Reference
 from licm.checkpoint import provenance
 from licm.competition import Competition
 from licm.config import Config, make_config
+from licm.reproduction.running import plan, read_record
 from licm.run import build_run, restore_images
 from licm.seeding import generator
 
@@ -41,14 +42,16 @@ SIZES = (  # a title, how keys end, batch, width
 )
 
 
-def in_turn(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
+def in_turn(
+    calls: dict[str, Callable[[], object]], rounds: int, *, warm_up: int = WARM_UP
+) -> dict[str, dict[str, float]]:
     """Times calls in turn: seconds, as `median`, `min` and `max` of each."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for count in range(WARM_UP + rounds):
+    for count in range(warm_up + rounds):
         for name, call in calls.items():
             start = time.perf_counter()
             call()
-            if count >= WARM_UP:
+            if count >= warm_up:
                 seconds[name].append(time.perf_counter() - start)
     return {
         name: {"median": statistics.median(each), "min": min(each), "max": max(each)} for name, each in seconds.items()
@@ -242,12 +245,12 @@ def measure_restoring(rounds: int) -> dict[str, Any]:
                 "exact": lambda images=images: restore_images(run, images),
                 "routed": lambda images=images: restore_images(run, images, routed=True),
             }
-            seconds = in_turn(calls, rounds if batch < 4096 else 3)
+            seconds = in_turn(calls, rounds) if batch < 4096 else in_turn(calls, 2, warm_up=0)
             row = {name: batch / each["median"] for name, each in seconds.items()}
             rows.append({"threads": threads, "batch": batch, "images_per_second": row})
     speedups = [row["images_per_second"]["routed"] / row["images_per_second"]["exact"] for row in rows]
-    records = [json.loads(path.read_text()) for path in sorted((RESULTS / "core").glob("*-seed*.json"))]
-    agreements = [record["router_agreement"] for record in records if record.get("router_agreement") is not None]
+    read = [read_record(row.jobs[0], RESULTS / "reproduction") for row in plan(["specialisation"])]
+    agreements = [record["router_agreement"] for record in read if record is not None]
     return {
         "restoring": rows,
         "router_speedup_10": speedups[[row["threads"] == 2 and row["batch"] == 256 for row in rows].index(True)],
@@ -342,7 +345,7 @@ def make_page(record: dict[str, Any]) -> str:
             "",
             "Mean share of test images for which the router names the winner of the exact competition, over the",
         ]
-        lines += [f"seeds of [the core results](core.md): {record['router_agreement_10']:.4f}."]
+        lines += [f"seeds of [the reproduction](reproduction.md): {record['router_agreement_10']:.4f}."]
     if "peak_rss_mb" in record:
         lines += ["", f"Peak memory of a training of `default`: {record['peak_rss_mb']:.0f} MB."]
     return "\n".join(lines) + "\n"

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from benchmarks.time_to_result import time_to_result
+from benchmarks import time_to_result as benchmark
+from benchmarks.time_to_result import steps_of_reference, time_to_result, train_until_good
 
 from licm import checkpoint as files
 
@@ -36,3 +37,19 @@ def test_the_first_good_validation_counts(told, small_run):
 def test_a_run_that_never_is_counts_whole_and_is_marked(told):
     result = told((2, 0.5, 0.5))
     assert (result["matched_share_0_99"]["steps"], result["matched_share_0_99"]["censored"]) == (4, True)
+
+
+@pytest.mark.parametrize(("share", "last_step"), [(0.0, 2), (2.0, 4)])
+def test_a_run_is_trained_until_both_goals_are_reached(monkeypatch, tmp_path, small_config, share, last_step):
+    monkeypatch.setattr(benchmark, "SHARE", share)
+    monkeypatch.setattr(benchmark, "SHORT_OF_CLEAN", 1.0)
+    folder = train_until_good(tmp_path / "run", small_config)
+    assert files.read_history(folder)[-1]["step"] == last_step
+    assert time_to_result(folder)["matched_share_0_99"]["censored"] == (share > 1)
+
+
+def test_an_earlier_record_gives_the_steps_of_the_reference(tmp_path):
+    kept = {"preset": "paper", "seed": 2, "steps": 350, "censored": False}
+    record = tmp_path / "record.json"
+    record.write_text(json.dumps({"reference": [{**kept, "step_seconds": 1.5, "seconds": 525.0}]}))
+    assert steps_of_reference(record) == [kept]

@@ -45,10 +45,15 @@ SIZES = (  # a title, how keys end, batch, width
 def in_turn(
     calls: dict[str, Callable[[], object]], rounds: int, *, warm_up: int = WARM_UP
 ) -> dict[str, dict[str, float]]:
-    """Times calls in turn: seconds, as `median`, `min` and `max` of each."""
+    """Times calls in turn: seconds, as `median`, `min` and `max` of each.
+
+    Each is called twice and timed the second time, as in a loop of its own: what another leaves in caches and heap
+    is not held against it.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for count in range(warm_up + rounds):
         for name, call in calls.items():
+            call()
             start = time.perf_counter()
             call()
             if count >= warm_up:

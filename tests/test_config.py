@@ -137,3 +137,18 @@ def test_any_text_is_a_config_or_refused(text):
     except ValueError as error:
         result = str(error)
     assert isinstance(result, Config) or "\n" not in result
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({}, "layer"),
+        ({"data.crop_size": 16}, "batch"),
+        ({"data.crop_size": 16, "experts.normalization": "layer"}, "layer"),
+        ({"data.crop_size": 16, "experts.width": 8}, "batch"),
+    ],
+)
+def test_experts_of_crops_do_not_normalise_over_whole_images(overrides, expected):
+    config = make_config(overrides=overrides)
+    assert config.experts.normalization == expected
+    assert from_yaml(to_yaml(config)) == config

@@ -174,19 +174,14 @@ class Config(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _number_may_be_unknown(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("num_experts") == "auto":
-            revival = {"retire": True, **values.get("revival", {})}
-            return {**values, "num_experts": AUTO_EXPERTS, "revival": revival}
-        return values
-
-    @model_validator(mode="before")
-    @classmethod
-    def _experts_of_crops_do_not_look_at_whole_images(cls, values: Any) -> Any:
-        """Layer normalisation would take other statistics from a whole image than from the crops it learned from."""
-        if isinstance(values, dict) and isinstance(values.get("data"), dict) and values["data"].get("crop_size"):
-            experts = values.get("experts", {})
-            return {**values, "experts": {"normalization": "batch", **experts}} if isinstance(experts, dict) else values
+    def _some_defaults_depend_on_others(cls, values: Any) -> Any:
+        sections = ("data", "experts", "revival")
+        if not isinstance(values, dict) or not all(isinstance(values.get(name, {}), dict) for name in sections):
+            return values  # for pydantic to judge
+        if values.get("num_experts") == "auto":
+            values = {**values, "num_experts": AUTO_EXPERTS, "revival": {"retire": True, **values.get("revival", {})}}
+        if values.get("data", {}).get("crop_size"):  # a whole image has other statistics than the crops learned from
+            values = {**values, "experts": {"normalization": "batch", **values.get("experts", {})}}
         return values
 
     @field_validator("mechanisms", mode="before")

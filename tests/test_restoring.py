@@ -59,7 +59,7 @@ def test_a_folder(small_run, damaged, tmp_path, shard, monkeypatch):
     monkeypatch.setattr(restoring, "SHARD_IMAGES", shard)
     before = {name: (damaged / name).read_bytes() for name in tree(damaged)}
     told: list[tuple[int, int]] = []
-    record = restore_files(small_run, damaged, tmp_path / "out", callback=lambda *done: told.append(done))
+    record = restore_files(small_run, damaged, tmp_path / "out", keep="none", callback=lambda *done: told.append(done))
     assert tree(tmp_path / "out") == sorted([*NAMES, ASSIGNMENTS])
     assert {name: (damaged / name).read_bytes() for name in tree(damaged)} == before
     run = load_run(small_run)

@@ -148,12 +148,13 @@ def fit_temperature(scores: Tensor, again: Tensor) -> float:
     True
     """
     competing = (scores > 0).any(dim=1)
-    position = (competing.cumsum(dim=0) - 1)[again]
-    temperatures = torch.logspace(-2, 2, 401, dtype=torch.float64)
-    logits = _logit(scores[competing]).T / temperatures[:, None, None]  # [T, n, N']
-    told = logits.log_softmax(dim=2)
-    loss = -told.gather(2, position.expand(len(temperatures), -1)[:, :, None]).sum(dim=(1, 2))
-    return temperatures[(loss - told.mean(dim=(1, 2))).argmin()].item()
+    logits, position = _logit(scores[competing]).T, (competing.cumsum(dim=0) - 1)[again]
+
+    def loss(temperature: float) -> float:
+        told = (logits / temperature).log_softmax(dim=1)
+        return F.nll_loss(told, position, reduction="sum").item() - told.mean().item()
+
+    return min(torch.logspace(-2, 2, 401, dtype=torch.float64).tolist(), key=loss)
 
 
 def gather_evidence(

@@ -198,7 +198,7 @@ def test_restore_keeps_what_it_is_told_to_keep(digits, tmp_path, keep, kept):
 
 def test_an_unknown_way_to_keep_is_refused(small_run, tmp_path):
     line = refused("restore", small_run, tmp_path, tmp_path / "out", "--keep", "cleen")
-    assert "unknown keep 'cleen': did you mean 'clean'? Valid: none, clean, all" in line
+    assert "unknown keep 'cleen': did you mean 'clean'? Valid: all, clean, none" in line
 
 
 def test_a_run_without_calibration_says_so_and_evaluate_makes_one(small_run, tmp_path):
@@ -216,7 +216,8 @@ def test_a_run_without_calibration_says_so_and_evaluate_makes_one(small_run, tmp
             ask(bars(2))
     assert licm("evaluate", small_run, "-q").returncode == 0
     assert json.loads((small_run / "evaluation.json").read_text())["ece"] is not None
-    assert json.loads((small_run / CALIBRATION).read_text()) == pytest.approx(json.loads(before))
+    again = json.loads((small_run / CALIBRATION).read_text())
+    assert again["line"] == pytest.approx(json.loads(before)["line"], abs=1e-4)
 
 
 @pytest.mark.parametrize("damage", ["{}", "[1]", "not JSON", None])

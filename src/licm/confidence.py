@@ -143,7 +143,7 @@ def fit_temperature(scores: Tensor, again: Tensor) -> float:
         scores: D's scores, [N', n] in [0, 1].
         again: Who wins each image when it is a little different, int64 [n].
 
-    >>> scores = torch.tensor([[0.75, 0.75, 0.75, 0.75], [0.25, 0.25, 0.25, 0.25]])
+    >>> scores = torch.tensor([[0.6, 0.6, 0.6, 0.6], [0.4, 0.4, 0.4, 0.4]])
     >>> fit_temperature(scores, torch.zeros(4, dtype=torch.int64)) < 1 < fit_temperature(scores, torch.arange(4) % 2)
     True
     """

@@ -233,6 +233,7 @@ def test_the_estimator_tells_how_sure_it_is_and_keeps_that(small_run, tmp_path):
     assert sure.shape == (6, 3)
     np.testing.assert_allclose(sure.sum(axis=1), 1)
     assert sure.argmax(axis=1).tolist() == inverter.predict(images).tolist()
+    np.testing.assert_allclose(inverter.predict_proba(images.flip(0))[::-1], sure, atol=1e-3)
     assert set(inverter.abstain(images)) <= {"", "clean", "unknown"}
     inverter.save(tmp_path / "saved")
     again = MechanismInverter.load(tmp_path / "saved")

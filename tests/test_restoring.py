@@ -131,7 +131,7 @@ def test_colour(tmp_path, small_run):
         'colour.png,"expected a grey image, as the run was trained on, got colour"',
     ]
     asked = small_trained(tmp_path / "asked", 1, 12, **{"data.channels": 1})
-    restore_files(asked, tmp_path / "in", tmp_path / "grey")
+    restore_files(asked, tmp_path / "in", tmp_path / "grey", keep="none")
     assert pixels(tmp_path / "grey" / "colour.png").shape == (12, 12)
 
 

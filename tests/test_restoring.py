@@ -59,7 +59,7 @@ def test_a_folder(small_run, damaged, tmp_path, shard, monkeypatch):
     monkeypatch.setattr(restoring, "SHARD_IMAGES", shard)
     before = {name: (damaged / name).read_bytes() for name in tree(damaged)}
     told: list[tuple[int, int]] = []
-    record = restore_files(small_run, damaged, tmp_path / "out", callback=lambda *done: told.append(done))
+    record = restore_files(small_run, damaged, tmp_path / "out", keep="none", callback=lambda *done: told.append(done))
     assert tree(tmp_path / "out") == sorted([*NAMES, ASSIGNMENTS])
     assert {name: (damaged / name).read_bytes() for name in tree(damaged)} == before
     run = load_run(small_run)
@@ -122,7 +122,7 @@ def test_colour(tmp_path, small_run):
     Image.fromarray(colour[..., 0]).save(tmp_path / "in" / "grey.png")
     run = small_trained(tmp_path / "in colour", 3, 12)
     Image.fromarray(np.zeros((12, 12), np.uint16)).save(tmp_path / "in" / "deep.png")
-    assert restore_files(run, tmp_path / "in", tmp_path / "out")["skipped"] == 1
+    assert restore_files(run, tmp_path / "in", tmp_path / "out", keep="none")["skipped"] == 1
     assert pixels(tmp_path / "out" / "colour.png").shape == pixels(tmp_path / "out" / "grey.png").shape == (12, 12, 3)
     assert 'deep.png,"expected 8-bit, as in colour 16-bit cannot be' in (tmp_path / "out" / SKIPPED).read_text()
     restore_files(small_run, tmp_path / "in", tmp_path / "again")
@@ -131,7 +131,7 @@ def test_colour(tmp_path, small_run):
         'colour.png,"expected a grey image, as the run was trained on, got colour"',
     ]
     asked = small_trained(tmp_path / "asked", 1, 12, **{"data.channels": 1})
-    restore_files(asked, tmp_path / "in", tmp_path / "grey")
+    restore_files(asked, tmp_path / "in", tmp_path / "grey", keep="none")
     assert pixels(tmp_path / "grey" / "colour.png").shape == (12, 12)
 
 
@@ -203,7 +203,7 @@ def test_any_and_mixed_sizes_depths_and_turns(small_run, tmp_path):
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     Image.fromarray(photo.astype(np.uint8)).save(folder / "photo.png", exif=exif)
     Image.fromarray(photo.astype(np.uint8)).save(folder / "really a png.jpg", "PNG", exif=exif)
-    record = restore_files(small_run, folder, tmp_path / "out")
+    record = restore_files(small_run, folder, tmp_path / "out", keep="none")
     assert (record["images"], record["skipped"]) == (5, 0)
     rows = {row["path"]: row for row in assigned(tmp_path / "out")}
     seen = {"deep.png": deep / 65535, "deep.tif": deep / 65535, "small.bmp": small / 255}

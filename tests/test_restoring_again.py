@@ -192,8 +192,8 @@ def test_parquet(small_run, many, tmp_path, monkeypatch):
     restore_files(small_run, many, tmp_path / "out", parquet=True)
     lines = (tmp_path / "out" / ASSIGNMENTS).read_text().splitlines()
     table = parquet.read_table(tmp_path / "out" / PARQUET)
-    assert table.column_names == lines[0].split(",") == ["path", "expert", "score", "margin"]
-    rows = [f"{row['path']},{row['expert']},{row['score']},{row['margin']}" for row in table.to_pylist()]
+    assert table.column_names == lines[0].split(",") == ["path", "expert", "score", "margin", "abstained"]
+    rows = [",".join(map(str, row.values())) for row in table.to_pylist()]
     assert rows == lines[1:]
     restore_files(small_run, many, tmp_path / "later")
     restore_files(small_run, many, tmp_path / "later", resume=True, parquet=True)

@@ -38,6 +38,8 @@ class Assignment(NamedTuple):
     """D's mean score of the winner's output, in [0, 1]."""
     margin: float | None
     """By how much the best other expert's score is lower; None where no other was asked."""
+    abstained: str = ""
+    """Why nothing is claimed of it, "clean" or "unknown" (`licm.confidence`); empty where something is."""
 
 
 class Skipped(NamedTuple):
@@ -81,8 +83,8 @@ class Output:
         if not self.finished:
             yield from (row for restored, _ in self._shards() for row in restored)
             return
-        for path, expert, score, margin in _read_rows(self.folder / ASSIGNMENTS):
-            yield Assignment(path, int(expert), float(score), float(margin) if margin else None)
+        for path, expert, score, margin, *abstained in _read_rows(self.folder / ASSIGNMENTS):
+            yield Assignment(path, int(expert), float(score), float(margin) if margin else None, *abstained)
 
     def skipped(self) -> Iterator[Skipped]:
         """Yields what is noted of skipped images."""
@@ -211,7 +213,7 @@ def _write_parquet(path: Path, rows: Iterator[Assignment]) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    kinds = (pyarrow.string(), pyarrow.int32(), pyarrow.float64(), pyarrow.float64())
+    kinds = (pyarrow.string(), pyarrow.int32(), pyarrow.float64(), pyarrow.float64(), pyarrow.string())
     schema = pyarrow.schema(list(zip(Assignment._fields, kinds)))
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         while part := [row for row, _ in zip(rows, range(1 << 16))]:

@@ -132,6 +132,7 @@ def evaluate(
     Example: licm evaluate runs/first --json
     """
     from licm.checks import unknown_name
+    from licm.confidence import ensure_calibration
     from licm.evaluation import evaluate as evaluate_run
     from licm.evaluation import take_samples
     from licm.records import save_samples
@@ -141,6 +142,7 @@ def evaluate(
     log(quiet=quiet)
     if split not in ("test", "validation"):
         raise ValueError(unknown_name("split", split, ("test", "validation")))
+    ensure_calibration(run, device=device)
     record = evaluate_run(run, split=split, device=device)  # type: ignore[arg-type]
     suffix = "" if split == "test" else f".{split}"
     name = f"evaluation{suffix}.json"
@@ -206,14 +208,16 @@ def restore(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what was begun in OUT.")] = False,
     parquet: Annotated[bool, typer.Option("--parquet", help="Write assignments.parquet too (an extra).")] = False,
     routed: Annotated[bool, typer.Option("--routed", help="Ask one expert an image, named by the router.")] = False,
+    keep: Annotated[str, typer.Option(help="Of what it abstains from, copy as it is: none, clean, all.")] = "clean",
     device: Device = "cpu",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Restore images of any sizes: each goes through the expert that wins it.
 
-    OUT gets every image under its name and in its format, and assignments.csv: path, expert, score, margin. An image
-    that cannot be restored is named and skipped; the exit status is then 3.
+    OUT gets every image under its name and in its format, and assignments.csv: path, expert, score, margin, abstained
+    (clean, or unknown: under no mechanism of the run). An image that cannot be restored is named and skipped; the exit
+    status is then 3.
 
     Example: licm restore runs/first damaged/ restored/
     """
@@ -226,9 +230,8 @@ def restore(
     run = find_run(run)
     try:
         with track_images(quiet=quiet or as_json) as callback:
-            record = restore_files(
-                run, source, out, resume=resume, parquet=parquet, routed=routed, device=device, callback=callback
-            )
+            options = {"resume": resume, "parquet": parquet, "routed": routed, "keep": keep, "device": device}
+            record = restore_files(run, source, out, **options, callback=callback)  # type: ignore[arg-type]
     except KeyboardInterrupt:
         fail("stopped, and what is done is kept; go on with the same command and --resume", code=130)
     if as_json:
@@ -237,6 +240,8 @@ def restore(
         if record["images"]:
             typer.echo(f"restored {record['images']} image(s), mean score {record['mean_score']:.3f}")
             typer.echo(f"won by expert: {', '.join(f'{i}: {n}' for i, n in enumerate(record['wins']) if n)}")
+        if told := ", ".join(f"{count} {reason}" for reason, count in record["abstained"].items() if count):
+            typer.echo(f"abstained: {told} (kept as they are: {keep})")
         typer.echo(f"saved: {out}, with {ASSIGNMENTS}")
     if record["skipped"]:
         fail(f"licm: {record['skipped']} image(s) could not be restored: {out / SKIPPED} says why", code=3)

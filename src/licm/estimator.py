@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from licm import checkpoint as files
 from licm.checks import check_images
 from licm.competition import compete
+from licm.confidence import CALIBRATION, gather_evidence, needed, read_calibration
 from licm.config import Config, flat, make_config
 from licm.datasets import IN_MEMORY, TrainingData
 from licm.progress import Progress
@@ -70,6 +71,7 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     Attributes:
         run_: The `Run`: experts, discriminator, forward networks, configuration.
+        calibration_: The `licm.confidence.Calibration`; None of a run folder without one.
         image_shape_: (c, h, w) of the images.
         n_features_in_: c * h * w.
         feature_names_in_: Of a data frame's columns, if they are strings.
@@ -163,15 +165,28 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """
         return self._compete(X)[0].T.numpy()
 
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Returns how sure it is that each expert should win, float64 [n, num_experts] with rows of sum 1.
+
+        Errors are those of `transform`, and `ValueError` where `calibration_` is None; see `licm.confidence`.
+        """
+        scores, _ = self._compete(X)
+        return needed(self.calibration_).confidences(scores).numpy()
+
+    def abstain(self, X: Any) -> np.ndarray:
+        """Returns why nothing should be claimed of an image, [n]: "clean" already, "unknown" mechanism, or "".
+
+        `transform` restores such images all the same. Errors are those of `predict_proba`.
+        """
+        images = self._read(X).images
+        evidence = gather_evidence(self.run_, images, *restore_images(self.run_, images))
+        return np.array(needed(self.calibration_).reasons(evidence))
+
     def score(self, X: Any, y: Any = None) -> float:
         """Returns the mean score of the winners' outputs, in [0, 1]: how much like clean images they are restored.
 
-        It needs no labels. It compares images under one fit; every fit has a discriminator of its own, whose scores
-        say little about another's. Errors are those of `transform`.
-
-        Args:
-            X: Images like those of the fit.
-            y: Ignored.
+        It needs no labels: `y` is ignored. It compares images under one fit; every fit has a discriminator of its own,
+        whose scores say little about another's. Errors are those of `transform`.
         """
         return self._compete(X)[0].amax(dim=0).mean().item()
 
@@ -183,12 +198,8 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             mechanism: The expert whose mechanism is meant, in [0, num_experts).
 
         Returns:
-            The images under the mechanism, in the form of `X`.
-
-        Raises:
-            NotFittedError: Before a fit.
-            TypeError: If images are of a kind that is not listed above.
-            ValueError: If the images are not like those of the fit, or there are no forward networks or no such expert.
+            The images under the mechanism, in the form of `X`. Errors are those of `transform`, and `ValueError` if
+            there are no forward networks or no such expert.
         """
         given = self._read(X)
         return given.give_back(self.run_.apply(given.images, mechanism=mechanism).cpu())
@@ -298,8 +309,9 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def _take(self, run: Run, folder: Path) -> None:
         run.experts.eval()
-        self.run_ = run
-        names = [name for name in (files.CONFIG, files.HISTORY, files.RUN) if (folder / name).exists()]
+        self.run_, self.calibration_ = run, read_calibration(folder, run)
+        kept = (files.CONFIG, files.HISTORY, files.RUN, CALIBRATION)
+        names = [name for name in kept if (folder / name).exists()]
         self._records = {name: (folder / name).read_text(encoding="utf-8") for name in names}
 
     def _compete(self, X: Any) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from licm import checkpoint as files
 from licm import metrics
 from licm.classifier import predict_labels, train_classifier
 from licm.competition import compete
+from licm.confidence import Calibration, calibration_error, gather_evidence, read_calibration
 from licm.config import Config
 from licm.datasets import (
     Mixture,
@@ -51,7 +52,8 @@ def evaluate(folder: str | Path, *, split: Split = "test", device: str = "cpu") 
     run = load_run(folder, device=device)
     history = files.read_history(folder)
     known = run.config.data.canonical is None
-    figures = _labelled_figures(run, split) if known else _label_free_figures(run)
+    calibration = read_calibration(folder, run)
+    figures = _labelled_figures(run, split, calibration) if known else _label_free_figures(run)
     return {
         **figures,
         "steps": run.step,
@@ -119,7 +121,7 @@ def _training_data(config: Config) -> TrainingData:
     return load_training_data(**config.data.model_dump(), mechanisms=config.mechanisms, seed=config.seed)
 
 
-def _labelled_figures(run: Run, split: Split) -> dict[str, Any]:
+def _labelled_figures(run: Run, split: Split, calibration: Calibration | None) -> dict[str, Any]:
     config = run.config
     originals, mixture = load_evaluated(config, split)
     mechanisms = parse_mechanisms(config.mechanisms)
@@ -157,6 +159,27 @@ def _labelled_figures(run: Run, split: Split) -> dict[str, Any]:
         "per_mechanism": per_mechanism,
         "forward_psnr": _forward_psnr(run, mixture, matrix),
         "router_agreement": _router_agreement(run, mixture.images, winners),
+        **confidence_figures(run, calibration, mixture, matrix, (scores, winners, restored)),
+    }
+
+
+def confidence_figures(
+    run: Run,
+    calibration: Calibration | None,
+    mixture: Mixture,
+    matrix: Tensor,
+    restored: tuple[Tensor, Tensor, Tensor],
+) -> dict[str, float | None]:
+    """How well the confidence in the winners is calibrated, and how often the run abstains though it knows."""
+    if calibration is None:
+        return dict.fromkeys(("ece", "false_abstention"))
+    expert = torch.full((len(matrix),), -1)
+    matched, owners = metrics.match_experts(matrix)
+    expert[matched] = torch.tensor(owners)
+    reasons = calibration.reasons(gather_evidence(run, mixture.images, *restored))
+    return {
+        "ece": calibration_error(calibration.confidences(restored[0]), expert[mixture.mechanism]),
+        "false_abstention": sum(map(bool, reasons)) / len(reasons),
     }
 
 
@@ -188,7 +211,7 @@ def _label_free_figures(run: Run) -> dict[str, Any]:
     return {
         "split": "transformed",
         "num_images": len(winners),
-        **dict.fromkeys((*unknown, "psnr", "ssim", "forward_psnr")),
+        **dict.fromkeys((*unknown, "psnr", "ssim", "forward_psnr", "ece", "false_abstention")),
         **_shares_and_scores(scores, winners, real_score),
         "duplicate_experts": metrics.duplicates_without_labels(scores.T, real_score=real_score),
         "router_agreement": _router_agreement(run, data.transformed, winners),

@@ -181,10 +181,7 @@ def restore_full_size(
         [n, c, h, w].
     """
     height, width = images.shape[-2:]
-    frame = [max(side, discriminator.image_size) for side in (height, width)]
-    top, left = top_left(height, 0, frame[0])[0], top_left(0, width, frame[1])[1]
-    padded = F.pad(images, (left, frame[1] - width - left, top, frame[0] - height - top))
-    padded = padded.contiguous(memory_format=torch.channels_last)
+    padded, top, left = _padded(images, discriminator.image_size)
     if router is None:
         scores = mean_scores(bank, discriminator, padded, tile_pixels=tile_pixels)
         winners = choose_winners(scores)
@@ -196,17 +193,48 @@ def restore_full_size(
         chosen = winners == index
         restored[chosen] = apply_expert(bank[index], padded[chosen], tile_pixels=tile_pixels)
     if router is not None:
-        scores[winners, torch.arange(len(winners))] = _crop_scores(discriminator, restored)
+        scores[winners, torch.arange(len(winners))] = crop_scores(discriminator, restored)
     return scores, winners, restored[:, :, top : top + height, left : left + width]
 
 
-def _crop_scores(discriminator: Discriminator, outputs: Tensor) -> Tensor:
-    """Returns D's mean probability over crops of each output, float64 [n]."""
+@torch.no_grad()
+def crop_scores(discriminator: Discriminator, images: Tensor) -> Tensor:
+    """Returns D's mean probability over crops of images [n, c, h, w] as they are: float64 [n] in [0, 1]."""
     size = discriminator.image_size
-    height, width = outputs.shape[-2:]
+    images = _padded(images, size)[0]
+    height, width = images.shape[-2:]
     places = crop_places(height, width, size)
-    crops = [outputs[:, :, top : top + size, left : left + size] for top, left in places]
+    crops = [images[:, :, top : top + size, left : left + size] for top, left in places]
     return _mean_probability(discriminator, crops)
+
+
+@torch.no_grad()
+def cycle_errors(
+    forward: ExpertBank, restored: Tensor, images: Tensor, winners: Tensor, *, tile_pixels: int = TILE_PIXELS
+) -> Tensor:
+    """Returns how badly the winner's forward network tells images again: mean squared error a pixel, float [n].
+
+    Args:
+        forward: The forward networks F_j.
+        restored: The winners' outputs, [n, c, h, w] in [0, 1].
+        images: The images themselves, of the same shape.
+        winners: int64 [n].
+        tile_pixels: See `apply_expert`.
+    """
+    told = torch.empty_like(images)
+    for index in winners.unique().tolist():
+        chosen = winners == index
+        told[chosen] = apply_expert(forward[index], restored[chosen], tile_pixels=tile_pixels)
+    return (told - images).square().flatten(1).mean(dim=1)
+
+
+def _padded(images: Tensor, size: int) -> tuple[Tensor, int, int]:
+    """Returns images with black around them where they are smaller than `size`, and where in them they begin."""
+    height, width = images.shape[-2:]
+    frame = [max(side, size) for side in (height, width)]
+    top, left = top_left(height, 0, frame[0])[0], top_left(0, width, frame[1])[1]
+    padded = F.pad(images, (left, frame[1] - width - left, top, frame[0] - height - top))
+    return padded.contiguous(memory_format=torch.channels_last), top, left
 
 
 def _mean_probability(discriminator: Discriminator, crops: Sequence[Tensor]) -> Tensor:

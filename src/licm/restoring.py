@@ -7,6 +7,7 @@ places it is noted, so that a process that is killed loses and repeats no more t
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 import torch
 
 from licm.assignments import Assignment, Output, Skipped, check_output, check_parquet, open_output
+from licm.checks import unknown_name
+from licm.confidence import CLEAN, UNKNOWN, Calibration, gather_evidence, read_calibration
 from licm.full_size import TILE_PIXELS, restore_full_size
 from licm.pictures import IMAGE_SUFFIXES, Picture, encode, is_grey, list_images, read_picture, with_channels
 from licm.routing import Router
@@ -21,7 +24,23 @@ from licm.run import Run, load_run
 
 SHARD_IMAGES, SHARD_PIXELS = 128, 1 << 21  # the images of a shard: at most so many, or (but for the last) so large
 
+KEEP = {"none": (), "clean": (CLEAN,), "all": (CLEAN, UNKNOWN)}
+"""Which images that the run abstains from are left as they are."""
+
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is the same for all shards."""
+
+    run: Run
+    base: Path
+    output: Output
+    router: Router | None
+    calibration: Calibration | None
+    kept: tuple[str, ...]
+    tile_pixels: int
 
 
 def restore_files(
@@ -32,6 +51,7 @@ def restore_files(
     resume: bool = False,
     parquet: bool = False,
     routed: bool = False,
+    keep: str = "clean",
     device: str = "cpu",
     tile_pixels: int = TILE_PIXELS,
     callback: Callable[[int, int], None] = lambda done, total: None,
@@ -40,9 +60,10 @@ def restore_files(
 
     For each image the experts compete: each is scored by D's mean over crops, of the size it was trained on, of the
     expert's output. The winner's output is written under the image's own name (its path within `source`), in its
-    format, size and depth. At the end `assignments.csv` has a line for each: path, the winning expert, its score, and
-    the margin to the best other expert. An image that cannot be restored is named in a warning and in `skipped.csv`,
-    and the others are restored.
+    format, size and depth. At the end `assignments.csv` has a line for each: path, the winning expert, its score, the
+    margin to the best other expert, and whether the run abstains: "clean" for an image that is clean already, "unknown"
+    for one under none of its mechanisms (see `licm.confidence`; empty, with a warning, of a run without calibration).
+    An image that cannot be restored is named in a warning and in `skipped.csv`, and the others are restored.
 
     Args:
         run_folder: The run.
@@ -51,20 +72,24 @@ def restore_files(
         resume: Go on where a process that was killed or failed has stopped; begin if it has not begun.
         parquet: Write `assignments.parquet` too, which needs pyarrow.
         routed: Ask only the expert that the run's router names for each image: several times faster; no margins.
+        keep: Which images that the run abstains from are copied as they are, byte by byte: "clean" for those alone,
+            "all", or "none".
         device: Where to compute.
         tile_pixels: Larger images go through the experts in tiles; see `licm.full_size.apply_expert`.
         callback: Told how many images of how many are done, after each shard.
 
     Returns:
-        JSON values: `out`, `images` (how many are restored), `skipped` (how many are not), `wins` (how many by each
-        expert) and `mean_score`, None without images.
+        JSON values: `out`, `images` (how many are restored or kept), `skipped` (how many are not), `wins` (how many by
+        each expert), `mean_score`, None without images, and `abstained` (how many for each reason).
 
     Raises:
         ValueError: If `out` is taken, in use or within `source`, was begun with another run, source or router, there
-            is no image, the run has no router to ask, or the run cannot be read.
+            is no image, the run has no router to ask, the run cannot be read, or `keep` is none of the three.
         OSError: If `out` cannot be written; what is restored so far is kept.
     """
     source, out = Path(source), Path(out)
+    if keep not in KEEP:
+        raise ValueError(unknown_name("keep", keep, KEEP))
     _check_places(source, out)
     check_output(out, resume=resume)
     if parquet:
@@ -72,21 +97,23 @@ def restore_files(
     run = load_run(run_folder, device=device)
     if not run.finished:
         logger.warning("warning: run %r is unfinished: it stopped at step %d", str(run_folder), run.step)
-    router = run.router if routed else None
+    router, calibration = run.router if routed else None, read_calibration(Path(run_folder), run)
+    if calibration is None:
+        logger.warning("warning: run %r is not calibrated: it never abstains (see licm evaluate)", str(run_folder))
     base = source if source.is_dir() else source.parent
     names, refused = list_images(source) if source.is_dir() else ([source.name], {})
     if not names and not refused:
         raise ValueError(f"{source}: expected images ({' '.join(IMAGE_SUFFIXES)}), got a folder with none")
-    with open_output(
-        out, {"run": _weights(run), "images": str(source.resolve()), "routed": routed}, resume=resume
-    ) as output:
+    plan = {"run": _weights(run), "images": str(source.resolve()), "routed": routed, "keep": keep}
+    with open_output(out, plan, resume=resume) as output:
         if output.finished:
             logger.info("%r was finished before: nothing is restored anew", str(out))
         else:
             _note_refused(output, refused)
             todo = [name for name in names if name not in output.done]
             before = len(names) - len(todo)
-            for done in _restore(run, base, todo, output, router, tile_pixels):
+            work = _Work(run, base, output, router, calibration, KEEP[keep], tile_pixels)
+            for done in _restore(work, todo):
                 callback(before + done, len(names))
         output.finish(parquet=parquet)
         output.finished = True
@@ -128,25 +155,23 @@ def _skip(name: str, reason: str) -> Skipped:
     return skipped
 
 
-def _restore(
-    run: Run, base: Path, names: Iterable[str], output: Output, router: Router | None, tile_pixels: int
-) -> Iterator[int]:
+def _restore(work: _Work, names: Iterable[str]) -> Iterator[int]:
     """Restores images shard by shard, and yields how many are done or skipped."""
     pictures: dict[str, Picture] = {}
     skipped: list[Skipped] = []
     pixels = done = 0
 
     def finish_shard() -> None:
-        output.note(_restore_shard(run, pictures, output, router, tile_pixels), skipped)
+        work.output.note(_restore_shard(work, pictures), skipped)
         pictures.clear()
         skipped.clear()
 
     for name in names:
         try:
-            pictures[name] = _read(base / name, run)
+            pictures[name] = _read(work.base / name, work.run)
             pixels += pictures[name].pixels[0].size
         except ValueError as error:
-            skipped.append(_skip(name, str(error).removeprefix(f"{base / name}: ")))
+            skipped.append(_skip(name, str(error).removeprefix(f"{work.base / name}: ")))
         done += 1
         if len(pictures) + len(skipped) == SHARD_IMAGES or pixels >= SHARD_PIXELS:
             finish_shard()
@@ -168,10 +193,9 @@ def _read(path: Path, run: Run) -> Picture:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _restore_shard(
-    run: Run, pictures: dict[str, Picture], output: Output, router: Router | None, tile_pixels: int
-) -> list[Assignment]:
+def _restore_shard(work: _Work, pictures: dict[str, Picture]) -> list[Assignment]:
     """Restores the images of a shard, those of a size together, and writes them."""
+    run, router = work.run, work.router
     of_size: dict[tuple[int, ...], list[str]] = {}
     for name, picture in pictures.items():
         of_size.setdefault(picture.pixels.shape, []).append(name)
@@ -181,24 +205,33 @@ def _restore_shard(
         images = torch.from_numpy(np.stack(arrays)).to(run.device)
         del arrays
         scores, winners, restored = restore_full_size(
-            run.experts, run.discriminator, images, router=router, tile_pixels=tile_pixels
+            run.experts, run.discriminator, images, router=router, tile_pixels=work.tile_pixels
         )
+        reasons = [""] * len(names)
+        if work.calibration is not None:
+            evidence = gather_evidence(run, images, scores, winners, restored, tile_pixels=work.tile_pixels)
+            reasons = work.calibration.reasons(evidence)
         best = scores.topk(min(2, len(scores)), dim=0).values.cpu()
-        for index, (name, winner) in enumerate(zip(names, winners.tolist())):
+        for index, (name, winner, reason) in enumerate(zip(names, winners.tolist(), reasons)):
             picture = pictures[name]
-            pixels = restored[index].mul(picture.white).round().cpu().numpy().astype(picture.pixels.dtype)
-            output.write_image(name, encode(Picture(pixels, picture.format)))
+            if reason in work.kept:
+                work.output.write_image(name, (work.base / name).read_bytes())
+            else:
+                pixels = restored[index].mul(picture.white).round().cpu().numpy().astype(picture.pixels.dtype)
+                work.output.write_image(name, encode(Picture(pixels, picture.format)))
             score, margin = best[0, index].item(), (best[0] - best[-1])[index].item()
             rounded = None if router is not None or len(best) == 1 else round(margin, 6)
-            found[name] = Assignment(name, winner, round(score, 6), rounded)
+            found[name] = Assignment(name, winner, round(score, 6), rounded, reason)
     return [found[name] for name in pictures]
 
 
 def _summary(output: Output, num_experts: int) -> dict[str, Any]:
-    wins, total, images = [0] * num_experts, 0.0, 0
+    wins, total, abstained = [0] * num_experts, 0.0, {CLEAN: 0, UNKNOWN: 0}
     for row in output.restored():
         wins[row.expert] += 1
         total += row.score
-        images += 1
-    skipped = sum(1 for _ in output.skipped())
-    return {"images": images, "skipped": skipped, "wins": wins, "mean_score": total / images if images else None}
+        if row.abstained:
+            abstained[row.abstained] += 1
+    images, skipped = sum(wins), sum(1 for _ in output.skipped())
+    mean_score = total / images if images else None
+    return {"images": images, "skipped": skipped, "wins": wins, "mean_score": mean_score, "abstained": abstained}

@@ -14,6 +14,8 @@ _HEADLINES = (
     ("ssim", "SSIM", "{:.4f}", ""),
     ("num_dead_experts", "dead experts", "{}", ""),
     ("winner_margin", "winner margin", "{:.3f}", "relative to D's score of canonical images"),
+    ("ece", "calibration error", "{:.4f}", "of the confidence in the winners"),
+    ("false_abstention", "false abstention", "{:.4f}", "of images under the run's own mechanisms"),
     ("steps", "steps", "{}", ""),
     ("train_seconds", "train seconds", "{:.0f}", ""),
 )

@@ -22,6 +22,7 @@ from licm import checkpoint as files
 from licm.checks import check_images
 from licm.classifier import MIN_SIZE, accuracy, train_classifier
 from licm.competition import StepRecord
+from licm.confidence import calibrate, save_calibration
 from licm.config import Config, flat, to_yaml
 from licm.datasets import Mixture, TrainingData, load_training_data
 from licm.health import HEALTHY_MARGIN
@@ -301,6 +302,8 @@ def train(
                 save_run(run, folder)
         run.seconds = before + time.perf_counter() - clock
         save_run(run, folder)
+        if run.finished:
+            save_calibration(calibrate(run, data.canonical, data.transformed), folder)
     return run
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from licm import checkpoint as files
+from licm.confidence import CALIBRATION
 from licm.config import Config, to_yaml
 from licm.mechanisms import parse_mechanisms
 from licm.reading import read_object
@@ -20,7 +21,7 @@ from licm.sharing.cards import CARD, README, read_card, readme_text
 from licm.shipped import find_run
 from licm.writing import whole_folder, write_text
 
-MODEL_FILES = (files.CONFIG, files.RUN, files.HISTORY, files.CHECKPOINT, CARD, README)
+MODEL_FILES = (files.CONFIG, files.RUN, files.HISTORY, files.CHECKPOINT, CALIBRATION, CARD, README)
 """All there is in such a folder."""
 
 HISTORY_EVERY = 25  # steps from one record that is kept to the next
@@ -107,7 +108,9 @@ def export_model(
     }
     with whole_folder(out) as fresh:
         write_text(fresh / files.CONFIG, to_yaml(config))
-        write_text(fresh / files.RUN, (folder / files.RUN).read_text(encoding="utf-8"))
+        for kept in (files.RUN, CALIBRATION):
+            if (folder / kept).exists():
+                write_text(fresh / kept, (folder / kept).read_text(encoding="utf-8"))
         for record in files.read_history(folder):
             if record["kind"] != "step" or record["step"] % HISTORY_EVERY == 0 or record["step"] == run.step:
                 files.append_history(fresh, record)

@@ -1,7 +1,7 @@
 """Image files in, restored image files out: through the experts of a run, a shard at a time.
 
 A shard is as many images, in the order of their names, as are held in memory at once. When all its images are in their
-places it is noted, so that a process that is killed loses and repeats no more than one. The input is read only.
+places, on the disk, it is noted, so that a kill or a loss of power costs no more than one. The input is read only.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from licm.assignments import Assignment, Output, Skipped, check_output, check_parquet, open_output
+from licm.assignments import OWN_FILES, Assignment, Output, Skipped, check_output, check_parquet, open_output
 from licm.full_size import TILE_PIXELS, restore_full_size
 from licm.pictures import IMAGE_SUFFIXES, Picture, encode, is_grey, list_images, read_picture, with_channels
 from licm.routing import Router
@@ -60,8 +60,8 @@ def restore_files(
         expert) and `mean_score`, None without images.
 
     Raises:
-        ValueError: If `out` is taken, in use or within `source`, was begun with another run, source or router, there
-            is no image, the run has no router to ask, or the run cannot be read.
+        ValueError: If `out` is taken, in use or within `source`, was begun or finished with another run, source or
+            router, was prepared by others, there is no image, the run has no router to ask, or the run cannot be read.
         OSError: If `out` cannot be written; what is restored so far is kept.
     """
     source, out = Path(source), Path(out)
@@ -77,6 +77,9 @@ def restore_files(
     names, refused = list_images(source) if source.is_dir() else ([source.name], {})
     if not names and not refused:
         raise ValueError(f"{source}: expected images ({' '.join(IMAGE_SUFFIXES)}), got a folder with none")
+    taken = [name for name in names if name.split("/")[0] in OWN_FILES]
+    refused |= dict.fromkeys(taken, "its folder has the name of a table that comes beside the images: rename it")
+    names = [name for name in names if name not in refused]
     with open_output(
         out, {"run": _weights(run), "images": str(source.resolve()), "routed": routed}, resume=resume
     ) as output:

@@ -107,7 +107,7 @@ def test_a_finished_output_is_not_taken_for_that_of_another_run(small_run, damag
     monkeypatch.undo()
     for content in ("path,expert,score,margin\na.png,one,0.5,\n", "path,expert\na.png\n", "path\n\0\n"):
         (tmp_path / "out" / ASSIGNMENTS).write_text(content)
-        line = refused("restore", small_run, damaged, tmp_path / "out", "--resume")
+        line = refused("restore", small_run, damaged, tmp_path / "out", "--resume", "--quiet")
         assert "assignments.csv' is damaged: restore to another folder" in line
 
 
@@ -132,7 +132,7 @@ def test_a_shard_is_noted_when_its_images_would_survive_a_loss_of_power(small_ru
     def fsync(descriptor: int) -> None:
         path = Path(os.readlink(f"/proc/self/fd/{descriptor}")).relative_to(tmp_path).as_posix()
         noted = journal.read_text() if journal.exists() else ""
-        assert path == "out/.restoring/journal.jsonl" or path.removeprefix("out/") not in noted
+        assert not (path.endswith(".png") and path.removeprefix("out/") in noted)
         synced.append(path)
         real(descriptor)
 
@@ -150,9 +150,10 @@ def test_a_shard_is_noted_when_its_images_would_survive_a_loss_of_power(small_ru
 
 
 def test_names_do_not_steer_the_terminal(tmp_path):
+    own = ["--canonical", tmp_path / "in", "--transformed"]
     for name in ("esc\x1b[2J\x07.png", "\u202egnp.exe.png"):
         draw(tmp_path / "in" / name).write_bytes(b"")
-        line = refused("train", "--out", tmp_path / "run", "--canonical", tmp_path / "in", "--transformed", tmp_path)
+        line = refused("train", "--out", tmp_path / "run", *own, tmp_path / "in")
         assert ascii(name)[1:-1] in line
         assert line.strip().isprintable()
         (tmp_path / "in" / name).unlink()
@@ -213,7 +214,12 @@ def test_weights_that_are_no_numbers_are_refused(small_run, damaged, tmp_path):
 
 @pytest.mark.parametrize(
     "header",
-    [b"\xff" * 8 + b"{", (8).to_bytes(8, "little") + b"{" * 8, (2**40).to_bytes(8, "little"), b"\x80\x04cos\nsystem\n."],
+    [
+        b"\xff" * 8 + b"{",
+        (8).to_bytes(8, "little") + b"{" * 8,
+        (2**40).to_bytes(8, "little"),
+        b"\x80\x04cos\nsystem\n.",
+    ],
 )
 def test_a_hostile_header_of_a_checkpoint(small_run, damaged, tmp_path, header):
     (small_run / files.CHECKPOINT).write_bytes(header)
@@ -228,7 +234,10 @@ def test_a_hostile_header_of_a_checkpoint(small_run, damaged, tmp_path, header):
         ("!!python/object/apply:os.system ['touch owned']", "not valid YAML: line 1, column 1: could not determine a"),
         ("seed: !!python/name:os.system", "not valid YAML"),
         ("[" * 100_000, "not valid YAML: nested too deeply"),
-        ("a: &a [x, x]\n" + "".join(f"{c}: &{c} [*{p}, *{p}]\n" for p, c in zip("abcdefghij", "bcdefghijk")), "unknown"),
+        (
+            "a: &a [x, x]\n" + "".join(f"{c}: &{c} [*{p}, *{p}]\n" for p, c in zip("abcdefghij", "bcdefghijk")),
+            "unknown",
+        ),
     ],
 )
 def test_a_hostile_configuration(small_run, damaged, tmp_path, text, message, monkeypatch):

@@ -206,7 +206,8 @@ def _check_state(state: Path) -> None:
     """Refuses a hidden folder that no restoring left: through a link in it, a file elsewhere would be written."""
     if not os.path.lexists(state):
         return
-    if state.is_symlink() or not state.is_dir() or any(not e.is_file(follow_symlinks=False) for e in os.scandir(state)):
+    whole = not state.is_symlink() and state.is_dir()
+    if not whole or [entry for entry in os.scandir(state) if not entry.is_file(follow_symlinks=False)]:
         raise ValueError(f"{str(state)!r} was not left by a restoring: remove it, or choose another folder")
 
 

@@ -2,19 +2,24 @@
 
     python -m benchmarks folders --seeds 0 1 2 --json docs/results/folders.json
     python -m benchmarks folders --table
+    python -m benchmarks folders --model mnist-10 --kills 20
 
 For each seed the embedded digits are written as PNG files, clean ones and transformed ones of other originals; a run
 of the defaults learns from the two folders alone, and the official test digits under the mechanisms, PNG files too, are
 restored by `licm restore`'s function, exactly and routed. Only then the hidden mechanisms and originals are looked at.
 Beside it the time of restoring over that of reading and writing the same files, in turn. `--table` makes
-docs/results/folders.md from the record.
+docs/results/folders.md from the record. With `--model` nothing is trained: a model of the package restores the test
+digits, for its speed alone, and with `--kills` its process is killed at random moments of its life, each time resumed.
 """
 
 import argparse
 import csv
 import json
+import random
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -27,13 +32,14 @@ from torch import Tensor
 
 from licm import metrics
 from licm.assignments import ASSIGNMENTS
-from licm.checkpoint import provenance
+from licm.checkpoint import provenance, read_config
 from licm.classifier import accuracy, train_classifier
 from licm.config import Config, make_config
 from licm.datasets import load_training_data, to_bytes, to_float
 from licm.evaluation import load_evaluated
 from licm.pictures import encode, list_images, read_picture
 from licm.restoring import restore_files
+from licm.shipped import find_run
 from licm.training import train
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -112,6 +118,51 @@ def time_files(run: Path, inputs: Path, out: Path) -> dict[str, float]:
     }
 
 
+def kill_and_resume(run: Path, inputs: Path, place: Path, *, kills: int, seed: int = 0) -> dict[str, int]:
+    """Kills a restoring at random moments, from its start to its end, and resumes it, in a new output each time.
+
+    Returns:
+        How often it was killed before its end, how many of the outputs then were, byte by byte, what comes without a
+        kill, and how many images at most were written twice.
+    """
+    command = [sys.executable, "-m", "licm", "restore", str(run), str(inputs), "--quiet"]
+    start = time.perf_counter()
+    subprocess.run([*command, str(place / "whole")], check=True)
+    seconds, whole = time.perf_counter() - start, _contents(place / "whole")
+    record, draws = {"kills": 0, "whole": 0, "most_written_twice": 0}, random.Random(seed)
+    for index in range(kills):
+        out = place / f"killed-{index}"
+        process = subprocess.Popen([*command, str(out)])
+        try:
+            process.wait(draws.uniform(0, seconds))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            record["kills"] += 1
+        process.wait()
+        before = {path: path.stat().st_ino for path in out.rglob("*.png")}
+        subprocess.run([*command, str(out), "--resume"], check=True)
+        again = sum(path.stat().st_ino != number for path, number in before.items())
+        record["whole"] += _contents(out) == whole
+        record["most_written_twice"] = max(record["most_written_twice"], again)
+        shutil.rmtree(out)
+    return record
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def try_model(name: str, place: Path, *, kills: int, images: int | None = None) -> dict[str, Any]:
+    """Restores files with a trained model: its speed, and what comes of it if it is killed."""
+    run = find_run(name)
+    config = read_config(run)
+    inputs = write_pngs(place / "inputs", load_evaluated(config, "test")[1].images[:images])
+    record: dict[str, Any] = {"model": name, "images": len(list_images(inputs)[0])}
+    if kills:
+        record |= kill_and_resume(run, inputs, place, kills=kills)
+    return {**record, **time_files(run, inputs, place / "timed"), "provenance": provenance()}
+
+
 def make_page(records: list[dict[str, Any]]) -> str:
     """Returns the results page, from the records alone."""
     titles = ("matched share", "PSNR, dB", "accuracy clean", "restored", "routed as exact", "training, s")
@@ -148,7 +199,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write; printed otherwise")
     parser.add_argument("--table", action="store_true", help="make docs/results/folders.md and stop")
+    parser.add_argument("--model", help="try this one alone: a name of licm models, or a run folder on known data")
+    parser.add_argument("--kills", type=int, default=0, metavar="N", help="with --model: kill and resume N times")
     arguments = parser.parse_args()
+    if arguments.model:
+        with tempfile.TemporaryDirectory() as place:
+            print(json.dumps(try_model(arguments.model, Path(place), kills=arguments.kills), indent=1))
+        return
     if arguments.table:
         PAGE.write_text(make_page(json.loads(RECORD.read_text())))
         return

@@ -247,6 +247,27 @@ def test_what_is_no_heap_of_images_is_refused(X, canonical, message):
         inverter().fit(X, canonical=canonical)
 
 
+class Odd(torch.utils.data.Dataset):
+    """Items of sizes that differ, of another kind, or none."""
+
+    def __init__(self, *items: object) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> object:
+        return self.items[index]
+
+
+@pytest.mark.parametrize(
+    "dataset", [Odd(), Odd(SPOILT[0], SPOILT[0, :, 1:]), Odd("a", "b"), Odd((), ()), torch.utils.data.IterableDataset()]
+)
+def test_a_dataset_of_other_things_is_refused(fitted, dataset):
+    with pytest.raises(ValueError, match="X: expected a dataset of image tensors of one size, got "):
+        fitted.transform(dataset)
+
+
 def test_settings_are_checked_when_fitted(fitted):
     with pytest.raises(ValueError, match=r"unknown configuration key 'experts\.widht': did you mean 'experts\.width'"):
         inverter(settings={"experts.widht": 3}).fit(SPOILT, canonical=CLEAN)

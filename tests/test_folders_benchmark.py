@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from benchmarks.folders import make_page, measure, read_back, write_pngs
+from benchmarks.folders import make_page, measure, read_back, try_model, write_pngs
 
 from licm.config import make_config
 from licm.evaluation import evaluate
@@ -23,6 +23,14 @@ def test_it_learns_and_restores_as_a_run_on_the_same_images_in_memory(bars_file,
     assert record["routed_over_reading_and_writing"] > 0
     whole = dict.fromkeys(("accuracy_clean", "accuracy_restored"), 0.5)
     assert f"| 0 | {record['matched_share']:.4g} |" in make_page([{**record, **whole}])
+
+
+def test_a_model_is_tried_without_training_and_killed(small_run, tmp_path):
+    record = try_model(str(small_run), tmp_path, kills=2, images=40)
+    assert record["whole"] == 2
+    assert record["kills"] + record["images"] >= 40
+    assert record["most_written_twice"] <= 40
+    assert record["exact_images_per_second"] > 0
 
 
 def test_what_is_written_is_read_in_order(tmp_path):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from licm import assignments, restoring
 from licm import checkpoint as files
-from licm.assignments import ASSIGNMENTS, SKIPPED, UNFINISHED
+from licm.assignments import ASSIGNMENTS, RESTORING, SKIPPED, UNFINISHED
 from licm.config import make_config
 from licm.datasets import TrainingData
 from licm.full_size import restore_full_size
@@ -60,7 +60,7 @@ def test_a_folder(small_run, damaged, tmp_path, shard, monkeypatch):
     before = {name: (damaged / name).read_bytes() for name in tree(damaged)}
     told: list[tuple[int, int]] = []
     record = restore_files(small_run, damaged, tmp_path / "out", keep="none", callback=lambda *done: told.append(done))
-    assert tree(tmp_path / "out") == sorted([*NAMES, ASSIGNMENTS])
+    assert tree(tmp_path / "out") == sorted([*NAMES, ASSIGNMENTS, RESTORING])
     assert {name: (damaged / name).read_bytes() for name in tree(damaged)} == before
     run = load_run(small_run)
     inputs = torch.stack([torch.from_numpy(pixels(damaged / name).copy())[None] for name in sorted(NAMES)]) / 255
@@ -86,13 +86,13 @@ def test_one_file_on_the_command_line(small_run, damaged, tmp_path):
     done = licm("restore", small_run, damaged / "b" / "c.jpg", tmp_path / "new" / "out")
     assert (done.returncode, done.stderr) == (0, "")
     assert "restored 1 image(s), mean score 0." in done.stdout
-    assert tree(tmp_path / "new" / "out") == [ASSIGNMENTS, "c.jpg"]
+    assert tree(tmp_path / "new" / "out") == [ASSIGNMENTS, "c.jpg", RESTORING]
     done = licm("restore", small_run, damaged, tmp_path / "second", "--json")
     assert json.loads(done.stdout)["images"] == len(NAMES)
     assert licm("restore", small_run, damaged, tmp_path / "third", "--quiet").stdout == ""
     (tmp_path / "empty").mkdir()
     assert licm("restore", small_run, damaged, tmp_path / "empty", "-q").returncode == 0
-    assert tree(tmp_path / "empty") == sorted([*NAMES, ASSIGNMENTS])
+    assert tree(tmp_path / "empty") == sorted([*NAMES, ASSIGNMENTS, RESTORING])
 
 
 def small_trained(folder: Path, channels: int, size: int, **overrides: object) -> Path:
@@ -179,7 +179,7 @@ def test_images_that_cannot_be_restored_are_named_and_skipped(small_run, damaged
     assert lines[-1] == f"licm: 4 image(s) could not be restored: {tmp_path / 'out' / SKIPPED} says why"
     assert [line.split("'")[1] for line in lines[:-1]] == ["b/out.png", "there", "b/gone.png", "z.png"]
     assert "licm: warning: skipped 'b/out.png': it is a link out of the folder, which is not followed" in lines
-    assert tree(tmp_path / "out") == sorted([*NAMES, ASSIGNMENTS, SKIPPED])
+    assert tree(tmp_path / "out") == sorted([*NAMES, ASSIGNMENTS, SKIPPED, RESTORING])
     with (tmp_path / "out" / SKIPPED).open(newline="") as file:
         assert [row[0] for row in csv.reader(file)] == ["path", "b/out.png", "there", "b/gone.png", "z.png"]
     assert [row["path"] for row in assigned(tmp_path / "out")] == sorted(NAMES)

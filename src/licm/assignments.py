@@ -7,7 +7,8 @@ While it lasts, the output folder has a hidden one, `.restoring`:
     journal.jsonl  one line a shard, written when all its images are in place
     new            the image that is being written, moved to its name when whole
 
-At the end `assignments.csv` appears, which says that all is done, and the hidden folder is removed.
+A shard is noted once its images would survive a loss of power. At the end the plan becomes `restoring.json`,
+`assignments.csv` appears, which says that all is done, and the hidden folder is removed.
 """
 
 import csv
@@ -20,9 +21,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from licm.checkpoint import LOCK, hold
-from licm.writing import write_text, writing
+from licm.reading import read_object
+from licm.writing import move, sync, write_text, writing
 
 ASSIGNMENTS, PARQUET, SKIPPED = "assignments.csv", "assignments.parquet", "skipped.csv"
+RESTORING = "restoring.json"
+OWN_FILES = (ASSIGNMENTS, PARQUET, SKIPPED, RESTORING)
 UNFINISHED = ".restoring"
 _PLAN, _JOURNAL, _NEW = "plan.json", "journal.jsonl", "new"
 _KEPT = "; what was restored so far is kept, go on with --resume"
@@ -59,23 +63,40 @@ class Output:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self._state = folder, folder / UNFINISHED
+        self.folder, self._state, self._root = folder, folder / UNFINISHED, folder.resolve()
+        self._unsynced: set[Path] = set()
         self.finished = (folder / ASSIGNMENTS).exists()
         self.done = {row.path for shard in self._shards() for rows in shard for row in rows}
 
     def write_image(self, name: str, content: bytes) -> None:
-        """Puts an image in its place, whole or not at all; raises `OSError` if it cannot be written."""
+        """Puts an image in its place, whole or not at all.
+
+        Raises:
+            ValueError: If a link leads that place out of the folder.
+            OSError: If it cannot be written.
+        """
         path, new = self.folder / name, self._state / _NEW
+        if not path.parent.resolve().is_relative_to(self._root):
+            raise ValueError(f"{str(path)!r} cannot be written: a link leads it out of the folder{_KEPT}")
         with writing(path, _KEPT):
             path.parent.mkdir(parents=True, exist_ok=True)
             new.write_bytes(content)
             os.replace(new, path)
+        self._unsynced.add(path)
 
     def note(self, restored: Sequence[Assignment], skipped: Sequence[Skipped]) -> None:
-        """Notes a shard whose images are all in place; raises `OSError` if it cannot be written."""
+        """Notes a shard whose images are all in place, and lasting; raises `OSError` if it cannot be written."""
         path = self._state / _JOURNAL
-        with writing(path, _KEPT), path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([restored, skipped]) + "\n")
+        with writing(path, _KEPT):
+            for written in self._unsynced:
+                sync(written)
+            for folder in {above for image in self._unsynced for above in image.parents}:
+                if folder.is_relative_to(self.folder):
+                    sync(folder)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([restored, skipped]) + "\n")
+            sync(path)
+        self._unsynced.clear()
         self.done.update(row.path for rows in (restored, skipped) for row in rows)
 
     def restored(self) -> Iterator[Assignment]:
@@ -83,8 +104,11 @@ class Output:
         if not self.finished:
             yield from (row for restored, _ in self._shards() for row in restored)
             return
-        for path, expert, score, margin, *abstained in _read_rows(self.folder / ASSIGNMENTS):
-            yield Assignment(path, int(expert), float(score), float(margin) if margin else None, *abstained)
+        try:
+            for path, expert, score, margin, *abstained in _read_rows(self.folder / ASSIGNMENTS):
+                yield Assignment(path, int(expert), float(score), float(margin) if margin else None, *abstained)
+        except (ValueError, csv.Error):
+            raise ValueError(f"{str(self.folder / ASSIGNMENTS)!r} is damaged: restore to another folder") from None
 
     def skipped(self) -> Iterator[Skipped]:
         """Yields what is noted of skipped images."""
@@ -98,10 +122,11 @@ class Output:
         if parquet and not (self.folder / PARQUET).exists():
             with writing(self.folder / PARQUET, _KEPT):
                 _write_parquet(self._state / _NEW, self.restored())
-                os.replace(self._state / _NEW, self.folder / PARQUET)
+                move(self._state / _NEW, self.folder / PARQUET)
         if not self.finished:
             if next(self.skipped(), None):
                 self._write_table(SKIPPED, Skipped._fields, self.skipped())
+            write_text(self.folder / RESTORING, (self._state / _PLAN).read_text(encoding="utf-8"))
             self._write_table(ASSIGNMENTS, Assignment._fields, self.restored())
         for path in self._state.iterdir():  # the lock goes with its holder
             if path.name != LOCK:
@@ -115,16 +140,19 @@ class Output:
                 writer = csv.writer(file)
                 writer.writerow(fields)
                 writer.writerows(rows)
-            os.replace(new, self.folder / name)
+            move(new, self.folder / name)
 
     def _shards(self) -> Iterator[tuple[list[Assignment], list[Skipped]]]:
         path = self._state / _JOURNAL
         if not path.exists():
             return
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                restored, skipped = json.loads(line)
-                yield [Assignment(*row) for row in restored], [Skipped(*row) for row in skipped]
+        try:
+            with path.open(encoding="utf-8") as file:
+                for line in file:
+                    restored, skipped = json.loads(line)
+                    yield [Assignment(*row) for row in restored], [Skipped(*row) for row in skipped]
+        except (ValueError, TypeError, RecursionError):
+            raise ValueError(f"{str(path)!r} is damaged: restore to another folder") from None
 
 
 @contextmanager
@@ -145,10 +173,11 @@ def open_output(folder: Path, plan: Mapping[str, Any], *, resume: bool) -> Itera
     try:
         with hold(state, called=f"folder {str(folder)!r}"):
             check_output(folder, resume=resume)  # another process may have come and gone
-            if (state / _PLAN).exists():
-                _check_plan(folder, plan)
-                _cut_journal(state / _JOURNAL)
-            elif not (folder / ASSIGNMENTS).exists():
+            for path in (state / _PLAN, folder / RESTORING):
+                if path.exists():
+                    _check_plan(folder, path, plan)
+            _cut_journal(state / _JOURNAL)
+            if not (state / _PLAN).exists() and not (folder / ASSIGNMENTS).exists():
                 write_text(state / _PLAN, json.dumps(plan, indent=1))
             yield Output(folder)
     finally:
@@ -161,6 +190,7 @@ def check_output(folder: Path, *, resume: bool) -> None:
     """Raises a `ValueError` if restored images cannot go to a folder."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{str(folder)!r} is a file: restored images go to a new or empty folder")
+    _check_state(folder / UNFINISHED)
     with writing(folder):
         found = {path.name for path in folder.iterdir()} if folder.exists() else set()
     begun = (folder / UNFINISHED / _PLAN).exists()
@@ -174,18 +204,24 @@ def check_output(folder: Path, *, resume: bool) -> None:
         raise ValueError(f"folder {str(folder)!r} is not empty: choose a new or empty one, nothing is overwritten")
 
 
+def _check_state(state: Path) -> None:
+    """Refuses a hidden folder that no restoring left: through a link in it, a file elsewhere would be written."""
+    if not os.path.lexists(state):
+        return
+    whole = not state.is_symlink() and state.is_dir()
+    if not whole or [entry for entry in os.scandir(state) if not entry.is_file(follow_symlinks=False)]:
+        raise ValueError(f"{str(state)!r} was not left by a restoring: remove it, or choose another folder")
+
+
 def check_parquet() -> None:
     """Raises a `ValueError` if Parquet cannot be written here."""
     if find_spec("pyarrow") is None:
         raise ValueError("writing Parquet needs pyarrow: pip install 'licm[data]'")
 
 
-def _check_plan(folder: Path, plan: Mapping[str, Any]) -> None:
-    path = folder / UNFINISHED / _PLAN
-    try:
-        former = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise ValueError(f"{str(path)!r} is damaged: restore to another folder") from None
+def _check_plan(folder: Path, path: Path, plan: Mapping[str, Any]) -> None:
+    if (former := read_object(path)) is None:
+        raise ValueError(f"{str(path)!r} is damaged: restore to another folder")
     if differs := [key for key in plan if former.get(key) != plan[key]]:
         raise ValueError(
             f"folder {str(folder)!r} was begun with another {differs[0]}, {former.get(differs[0])!r}: "

@@ -7,8 +7,8 @@
     history.jsonl                     one record a line
     lock                              who trains here, while it does; one left behind keeps nobody out
 
-A checkpoint is written beside its place and moved there in one operation, so that a kill at any moment leaves a
-whole one. Each write keeps the one before.
+A checkpoint is written beside its place, waited for until the disk has it and moved there in one operation, so that a
+kill or a loss of power at any moment leaves a whole one, with the history up to it. Each write keeps the one before.
 """
 
 import json
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from licm.config import Config, from_yaml, to_yaml
 from licm.shipped import hint
-from licm.writing import write_text, writing
+from licm.writing import move, sync, write_text, writing
 
 FORMAT = 2  # 2: forward networks
 CONFIG, RUN, HISTORY = "config.yaml", "run.json", "history.jsonl"
@@ -65,10 +65,14 @@ def hold(folder: Path, *, called: str | None = None) -> Iterator[None]:
 
     Raises:
         FolderInUse: If another process holds the folder.
+        ValueError: If the lock is a link.
+        OSError: If it cannot be written.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
+    if path.is_symlink():
+        raise ValueError(f"{str(path)!r} is a link, which nothing here makes: remove it, or choose another folder")
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
@@ -124,7 +128,7 @@ def read_run(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{str(folder)!r} is not a run folder: {name} is missing")
     try:
         run = json.loads((folder / RUN).read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError(f"{str(folder / RUN)!r} is not valid JSON") from None
     found = run.get("format") if isinstance(run, dict) else None
     if found != FORMAT:
@@ -177,8 +181,9 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[
             umask = os.umask(0o077)
             os.umask(umask)
             new.chmod(0o666 & ~umask)  # safetensors leaves it to its owner alone, unlike the rest of the folder
-            with new.open("rb+") as file:
-                os.fsync(file.fileno())
+            sync(new)
+            if (folder / HISTORY).exists():
+                sync(folder / HISTORY)  # whoever goes on from this checkpoint finds the records up to it
         except BaseException:
             new.unlink(missing_ok=True)
             raise
@@ -190,7 +195,7 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[
                 os.replace(link, previous)
             except OSError:  # a file system without links: for a moment only the previous one is there
                 os.replace(current, previous)
-        os.replace(new, current)
+        move(new, current)
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -214,7 +219,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if metadata.get("crc32") not in (None, _crc32(tensors, metadata["state"])):  # None: in early runs
                 raise ValueError("what it holds is not what was saved")
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             problem = problem or f"checkpoint {str(path)!r} is damaged ({' '.join(str(error).split())})"
             continue
         if problem:
@@ -252,7 +257,7 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
         try:
             record = json.loads(line)
             records.append({"kind": record["kind"], "step": int(record["step"]), **record})
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             if number < len(lines):
                 raise ValueError(f"{str(path)!r} is damaged: line {number} is not a record") from None
     return records

@@ -1,5 +1,6 @@
 """Between the commands and the person: warnings and errors, a line each, and exit codes."""
 
+import io
 import logging
 import os
 import re
@@ -16,7 +17,7 @@ def log(*, quiet: bool = False) -> None:
     logger = logging.getLogger("licm")
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("licm: %(message)s"))
+    handler.setFormatter(_OneLine("licm: %(message)s"))
     shown: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
@@ -28,6 +29,11 @@ def log(*, quiet: bool = False) -> None:
     logger.handlers[:] = [handler]
 
 
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return _one_line(super().format(record))
+
+
 def fail(message: str, *, code: int = 1) -> NoReturn:
     """Prints a line to the error output and ends the process."""
     typer.echo(message, err=True)
@@ -36,6 +42,8 @@ def fail(message: str, *, code: int = 1) -> NoReturn:
 
 def run_app(app: typer.Typer) -> NoReturn:
     """Runs a command line; whatever goes wrong is one line (all of it with LICM_DEBUG=1)."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     usage_error: Any = typer.BadParameter.__bases__[0]  # of click, which newer versions of typer carry inside
     try:
         code = app(prog_name="licm", standalone_mode=False)
@@ -64,4 +72,6 @@ def run_app(app: typer.Typer) -> NoReturn:
 
 
 def _one_line(error: object) -> str:
-    return " ".join(str(error).split())
+    """Words in a line, in which what would steer a terminal is spelt out: names of files may hold anything."""
+    words = " ".join(str(error).split())
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in words)

@@ -372,8 +372,12 @@ def _as_tensor(X: Any, name: str) -> tuple[Tensor, bool]:
     if isinstance(X, Tensor):
         return X.detach().cpu(), False
     if isinstance(X, Dataset):
-        items = [X[index] for index in range(len(X))]  # type: ignore[arg-type]
-        return torch.stack([item[0] if isinstance(item, tuple | list) else item for item in items]), False
+        try:
+            items = [X[index] for index in range(len(X))]  # type: ignore[arg-type]
+            return torch.stack([item[0] if isinstance(item, tuple | list) else item for item in items]), False
+        except (TypeError, RuntimeError, LookupError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{name}: expected a dataset of image tensors of one size, got {reason}") from None
     array = check_array(X, dtype="numeric", allow_nd=True, ensure_2d=_ndim(X) < 3, input_name=name)
     array = array.astype(np.int64) if array.dtype.kind == "u" and array.dtype != np.uint8 else array  # torch knows few
     return torch.tensor(np.ascontiguousarray(array)), True

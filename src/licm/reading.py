@@ -28,7 +28,7 @@ def read_object(path: Path) -> dict[str, Any] | None:
     """Returns the JSON object in a file, None if the file cannot be read or holds something else."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

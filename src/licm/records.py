@@ -1,8 +1,6 @@
 """The records of a run, read together: what figures and reports are made from, without model or training."""
 
 import io
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +13,7 @@ from licm.checkpoint import HISTORY, read_config, read_history, read_run
 from licm.config import Config
 from licm.mechanisms import parse_mechanisms
 from licm.metrics import match_experts
-from licm.reading import read_object
+from licm.reading import read_npz, read_object
 from licm.writing import write_bytes
 
 EVALUATION, SAMPLES = "evaluation.json", "samples.npz"
@@ -109,10 +107,9 @@ def load_pictures(path: Path) -> Pictures:
 
 def _load_arrays(path: Path, kind: Callable[..., Arrays], is_whole: Callable[[Arrays], bool], command: str) -> Arrays:
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            found = kind(**{name: file[name] for name in file.files})
+        found = kind(**read_npz(path))
         whole = is_whole(found)
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zlib.error, zipfile.BadZipFile):
+    except (ValueError, TypeError):
         whole = False
     if not whole:
         raise ValueError(f"{str(path)!r} is damaged; write it again with: licm {command} {path.parent}")

@@ -1,7 +1,7 @@
 """Image files in, restored image files out: through the experts of a run, a shard at a time.
 
 A shard is as many images, in the order of their names, as are held in memory at once. When all its images are in their
-places it is noted, so that a process that is killed loses and repeats no more than one. The input is read only.
+places, on the disk, it is noted, so that a kill or a loss of power costs no more than one. The input is read only.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from licm.assignments import Assignment, Output, Skipped, check_output, check_parquet, open_output
+from licm.assignments import OWN_FILES, Assignment, Output, Skipped, check_output, check_parquet, open_output
 from licm.checks import unknown_name
 from licm.confidence import CLEAN, UNKNOWN, Calibration, gather_evidence, read_calibration
 from licm.full_size import TILE_PIXELS, restore_full_size
@@ -83,8 +83,9 @@ def restore_files(
         each expert), `mean_score`, None without images, and `abstained` (how many for each reason).
 
     Raises:
-        ValueError: If `out` is taken, in use or within `source`, was begun with another run, source or router, there
-            is no image, the run has no router to ask, the run cannot be read, or `keep` is none of the three.
+        ValueError: If `out` is taken, in use or within `source`, was begun or finished with another run, source or
+            router, was prepared by others, there is no image, the run has no router to ask, the run cannot be read, or
+            `keep` is none of the three.
         OSError: If `out` cannot be written; what is restored so far is kept.
     """
     source, out = Path(source), Path(out)
@@ -104,6 +105,9 @@ def restore_files(
     names, refused = list_images(source) if source.is_dir() else ([source.name], {})
     if not names and not refused:
         raise ValueError(f"{source}: expected images ({' '.join(IMAGE_SUFFIXES)}), got a folder with none")
+    taken = [name for name in names if name.split("/")[0] in OWN_FILES]
+    refused |= dict.fromkeys(taken, "its folder has the name of a table that comes beside the images: rename it")
+    names = [name for name in names if name not in refused]
     plan = {"run": _weights(run), "images": str(source.resolve()), "routed": routed, "keep": keep}
     with open_output(out, plan, resume=resume) as output:
         if output.finished:

@@ -308,14 +308,15 @@ def load_run(folder: str | Path, *, device: str = "cpu") -> Run:
 
     Raises:
         ValueError: If the folder is not a run, has no readable checkpoint, or the checkpoint does not fit the
-            configuration.
+            configuration or holds what are no numbers.
     """
     folder = Path(folder)
     config = files.read_config(folder)
     tensors, state = files.load_checkpoint(folder)
+    _check_device(device)
     try:
         run = _restore(config, tensors, state, device)
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"the checkpoint of {str(folder)!r} does not fit its configuration: {reason}") from None
     run.experts.eval()
@@ -325,6 +326,11 @@ def load_run(folder: str | Path, *, device: str = "cpu") -> Run:
 def _restore(config: Config, tensors: dict[str, Tensor], state: dict[str, Any], device: str) -> Run:
     """Builds a run and fills it with what was saved."""
     channels, image_size = state["image_shape"]
+    saved = {name.split(".")[2] for name in tensors if name.startswith("bank.experts.")}
+    if channels not in (1, 3) or not 1 <= int(image_size) <= 4096 or len(saved) != config.num_experts:
+        raise ValueError(f"it holds {len(saved)} experts for images of {channels} x {image_size} x {image_size}")
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise ValueError("it holds numbers that are not finite")
     run = build_run(config, channels=channels, image_size=image_size, device=device)
 
     def under(prefix: str) -> dict[str, Tensor]:

@@ -243,8 +243,8 @@ def train(
         The run; `finished` tells whether it came to its end.
 
     Raises:
-        ValueError: If the folder is taken, in use by another process or not a run, the configuration differs from
-            the run's, the device or the data cannot be used, or training diverges.
+        ValueError: If the folder is taken, among the images, in use by another process or not a run, the configuration
+            differs from the run's, the device or the data cannot be used, or training diverges.
         OSError: If the folder cannot be written; what was saved before is still there.
     """
     folder = Path(out)
@@ -253,6 +253,8 @@ def train(
     else:
         files.check_free(folder)
     if data is None:
+        if not resume:
+            _check_place(folder, config)
         data = load_training_data(**config.data.model_dump(), mechanisms=config.mechanisms, seed=config.seed)
     _check_data(data, config)
     started = resume and files.has_checkpoint(folder)
@@ -305,6 +307,14 @@ def train(
         if run.finished:
             save_calibration(calibrate(run, data.canonical, data.transformed), folder)
     return run
+
+
+def _check_place(folder: Path, config: Config) -> None:
+    """Refuses a run folder among the images, which would hold its figures too when they are read again."""
+    own = config.data.canonical, config.data.transformed
+    for place in [each for each in own if each is not None and Path(each).is_dir()]:
+        if Path(place).resolve() in (folder.resolve(), *folder.resolve().parents):
+            raise ValueError(f"{str(folder)!r} is within {place!r}: choose a run folder outside of the images")
 
 
 def _check_resumable(former: Config, config: Config, folder: Path) -> None:

@@ -3,8 +3,9 @@
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -32,10 +33,34 @@ def write_bytes(path: Path, content: bytes) -> None:
     with writing(path):
         try:
             new.write_bytes(content)
-            os.replace(new, path)
+            move(new, path)
         except BaseException:
             new.unlink(missing_ok=True)
             raise
+
+
+def move(new: Path, path: Path) -> None:
+    """Gives a written file its name, atomically: even a loss of power leaves it whole, or what was there before."""
+    sync(new)
+    os.replace(new, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file is on the disk, or the names in a folder, where the system can wait for those."""
+    if path.is_dir():
+        with suppress(OSError):
+            _sync(path, os.O_RDONLY)
+    else:
+        _sync(path, os.O_RDWR)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -47,15 +72,19 @@ def whole_folder(folder: Path, hint: str = "") -> Iterator[Path]:
     Raises:
         OSError: If the folder cannot be made, or something has come into its place.
     """
-    place = folder.absolute()
-    fresh = place.with_name(f".{place.name}.{os.getpid()}.unfinished")
+    parent = folder.absolute().parent
+    with writing(folder, hint):
+        parent.mkdir(parents=True, exist_ok=True)
+        hidden = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=parent))
+    fresh = hidden / "folder"
     try:
         with writing(folder, hint):
-            fresh.mkdir(parents=True, exist_ok=True)
+            fresh.mkdir()
         yield fresh
         with writing(folder, hint):
             if folder.exists():
                 folder.rmdir()  # it was empty; if it no longer is, this refuses
             fresh.rename(folder)
+            sync(parent)
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(hidden, ignore_errors=True)

@@ -83,7 +83,8 @@ def start_identity(
         callback({"kind": "identity progress", "step": 0, "expert": index})
     sample = transformed[:256]
     errors = identity_errors(run.experts, sample)
-    return {"kind": "identity", "step": 0, "start": config.identity.start, "steps": steps, "errors": errors}
+    start, dims = config.identity.start, run.discriminator.dims
+    return {"kind": "identity", "step": 0, "start": start, "steps": steps, "errors": errors, "dims": dims}
 
 
 def advance(run: Run, data: TrainingData) -> StepRecord:

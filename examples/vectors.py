@@ -30,7 +30,7 @@ MECHANISMS: dict[str, Callable[[Tensor, Generator | None], Tensor]] = {
     "rotated": lambda rows, draws: (0.5 + (rows - 0.5) @ ROTATION.T).clamp(0, 1),
 }
 
-# What differs from the defaults, which were made for images, and why: docs/howto/signals_and_vectors.md.
+# Wider, as a linear map has no filters to share, and a weaker penalty: rows lie nearer to each other than images do.
 SETTINGS = {
     "experts.width": 64,
     "discriminator.widths": [64, 64],

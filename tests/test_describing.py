@@ -210,7 +210,7 @@ def test_forward_psnr_is_that_of_the_matched_mechanism(small_run, monkeypatch):
     monkeypatch.setattr(evaluation, "load_image_run", load)
     assert evaluation.evaluate(small_run)["forward_psnr"] == [None, pytest.approx(60), pytest.approx(60)]
     monkeypatch.setattr(
-        evaluation, "load_run", lambda folder, device: _without_forward(load_run(folder, device=device))
+        evaluation, "load_image_run", lambda folder, device: _without_forward(load_run(folder, device=device))
     )
     assert evaluation.evaluate(small_run)["forward_psnr"] is None
 

@@ -207,10 +207,10 @@ def test_forward_psnr_is_that_of_the_matched_mechanism(small_run, monkeypatch):
 
     monkeypatch.setattr(evaluation, "restore_images", oracle(lambda m: m + 1, lambda mixture: mixture.originals))
     assert all(value < 59 for value in evaluation.evaluate(small_run)["forward_psnr"][1:])
-    monkeypatch.setattr(evaluation, "load_run", load)
+    monkeypatch.setattr(evaluation, "load_image_run", load)
     assert evaluation.evaluate(small_run)["forward_psnr"] == [None, pytest.approx(60), pytest.approx(60)]
     monkeypatch.setattr(
-        evaluation, "load_run", lambda folder, device: _without_forward(load_run(folder, device=device))
+        evaluation, "load_image_run", lambda folder, device: _without_forward(load_run(folder, device=device))
     )
     assert evaluation.evaluate(small_run)["forward_psnr"] is None
 

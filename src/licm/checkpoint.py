@@ -229,6 +229,22 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     raise ValueError(f"no checkpoint of {str(folder)!r} can be read: {damaged} damaged")
 
 
+def check_plausible(tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, num_experts: int) -> None:
+    """Refuses what no training saves, before memory is taken for it.
+
+    Raises:
+        ValueError: If the images' shape is beyond all use, the experts are not as many, or a number is not finite.
+    """
+    channels, size = (int(each) for each in state["image_shape"])
+    dims = state.get("dims", 2)  # none was saved when there were images alone
+    fits = channels in (1, 3) and 1 <= size <= 4096 if dims == 2 else dims in (0, 1) and 1 <= channels * size < 1 << 20
+    experts = {name.split(".")[2] for name in tensors if name.startswith("bank.experts.")}
+    if not fits or len(experts) != num_experts:
+        raise ValueError(f"it holds {len(experts)} experts for images of {channels} x {size} x {size}")
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise ValueError("it holds numbers that are not finite")
+
+
 def _crc32(tensors: Mapping[str, Tensor], state: str) -> str:
     """Changes with any bit of a checkpoint; safetensors itself checks no more than names and sizes."""
     value = zlib.crc32(state.encode())

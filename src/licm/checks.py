@@ -8,6 +8,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
+KINDS = ("vectors", "signals", "images")
+"""What examples are called by `dims`, the number of axes along which they extend."""
+LAYOUTS = ("[n, d]", "[n, c, t]", "[n, c, h, w]")
+"""How a batch of each kind is laid out; d counts as channels of examples that have no extent."""
+
 
 def unknown_name(kind: str, name: object, valid: Collection[str]) -> str:
     """Returns the message for a name that is not in `valid`.
@@ -20,13 +25,14 @@ def unknown_name(kind: str, name: object, valid: Collection[str]) -> str:
     return f"unknown {kind} {name!r}: {hint}Valid: {', '.join(sorted(valid)) or 'none'}"
 
 
-def check_images(images: Any, name: str, *, channels: int | None = None) -> None:
-    """Checks that `images` is a batch of images.
+def check_images(images: Any, name: str, *, channels: int | None = None, dims: int | None = 2) -> None:
+    """Checks that `images` is a batch of images or, where these are expected, of signals or vectors.
 
     Args:
-        images: What should be a float tensor [n, c, h, w] of finite values in [0, 1].
+        images: What should be a float tensor of finite values in [0, 1], of the layout in `LAYOUTS` of its `dims`.
         name: The argument's name, for the message.
-        channels: The number of channels it must have, or None for any.
+        channels: The number of channels it must have, of vectors that of coordinates, or None for any.
+        dims: Along how many axes examples extend: 2, 1 for signals, 0 for vectors; None for any of these.
 
     Raises:
         TypeError: If `images` is not a floating-point tensor.
@@ -34,14 +40,17 @@ def check_images(images: Any, name: str, *, channels: int | None = None) -> None
     """
     import torch  # here, as names and configurations are checked without it
 
+    layout = " or ".join(LAYOUTS) if dims is None else LAYOUTS[dims]
     if not isinstance(images, torch.Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor [n, c, h, w], got {type(images).__name__}")
+        raise TypeError(f"{name}: expected a torch.Tensor {layout}, got {type(images).__name__}")
     if not images.is_floating_point():
         raise TypeError(f"{name}: expected floating-point values in [0, 1], got dtype {images.dtype}")
-    if images.ndim != 4 or 0 in images.shape:
-        raise ValueError(f"{name}: expected a non-empty batch [n, c, h, w], got shape {tuple(images.shape)}")
+    fits = images.ndim == dims + 2 if dims is not None else 2 <= images.ndim <= 4
+    if not fits or 0 in images.shape:
+        raise ValueError(f"{name}: expected a non-empty batch {layout}, got shape {tuple(images.shape)}")
     if channels is not None and images.shape[1] != channels:
-        raise ValueError(f"{name}: expected {channels} channel(s), got {images.shape[1]}")
+        what = "coordinate(s)" if images.ndim == 2 else "channel(s)"
+        raise ValueError(f"{name}: expected {channels} {what}, got {images.shape[1]}")
     low, high = (value.item() for value in torch.aminmax(images))
     if not (low >= 0 and high <= 1):  # also true of NaN
         raise ValueError(f"{name}: expected finite values in [0, 1], got values from {low:g} to {high:g}")

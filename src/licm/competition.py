@@ -169,8 +169,8 @@ class Competition:
         """Does one update of the discriminator and of the winners.
 
         Args:
-            canonical: Images from P, [n, c, h, w] in [0, 1].
-            transformed: Images from the mixture Q, [m, c, h, w] in [0, 1].
+            canonical: Images from P, [n, c, h, w] in [0, 1]; or signals [n, c, t], or vectors [n, d].
+            transformed: Images from the mixture Q, [m, c, h, w] in [0, 1]; of the same kind.
             generator: Where a sample of losers is drawn from.
         """
         stands_for = self.bank.competing.to(transformed.dtype)[:, None].repeat(1, len(transformed))
@@ -330,7 +330,7 @@ def compete(
     Args:
         bank: The experts.
         discriminator: D.
-        images: [n, c, h, w] in [0, 1].
+        images: [n, c, h, w] in [0, 1], or signals [n, c, t] or vectors [n, d], as D takes.
         batch_size: Images at a time.
 
     Returns:
@@ -340,7 +340,7 @@ def compete(
         TypeError: If the images are not a floating-point tensor.
         ValueError: If they are not a batch in [0, 1] with D's channels and size.
     """
-    check_images(images, "images", channels=discriminator.channels)
+    check_images(images, "images", channels=discriminator.channels, dims=discriminator.dims)
     bank.eval()
     logits = torch.cat([score_matrix(bank, discriminator, b) for b in images.split(batch_size)], dim=1)
     return logits.sigmoid(), choose_winners(logits)

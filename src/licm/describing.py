@@ -19,7 +19,7 @@ from licm.datasets import load_training_data, to_bytes, to_float
 from licm.mechanisms import Mechanism
 from licm.operators import FITS_ROUGHLY, FITS_WELL, Fit, Operator, fit_operator, to_where
 from licm.records import DESCRIPTION, PICTURES, Pictures, save_samples
-from licm.run import Run, load_run
+from licm.run import Run, load_image_run
 from licm.sources import load_images
 from licm.writing import write_text
 
@@ -59,7 +59,7 @@ def load_for_description(
     folder: str | Path, *, images: str | Path | Tensor | None = None, device: str = "cpu"
 ) -> tuple[Run, Tensor]:
     """Returns a run and at most 1,000 images for `describe_run`; arguments and errors are those of `describe`."""
-    run = load_run(folder, device=device)
+    run = load_image_run(folder, device=device)
     config = run.config
     if images is None:
         known = config.data.model_dump()

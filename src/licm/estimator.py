@@ -1,49 +1,35 @@
-"""The method as a scikit-learn estimator: fit on two heaps of images, restore others, tell which expert did it."""
+"""The method as a scikit-learn estimator: fit on two heaps, restore others like them, tell which expert did it."""
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
-from sklearn.utils import Tags, check_array, check_random_state
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from licm import checkpoint as files
-from licm.checks import check_images
+from licm.checks import KINDS, unknown_name
 from licm.competition import compete
 from licm.confidence import CALIBRATION, gather_evidence, needed, read_calibration
 from licm.config import Config, flat, make_config
 from licm.datasets import IN_MEMORY, TrainingData
+from licm.forms import PATHS, Given, count_axes, read_images
+from licm.models import placed
 from licm.progress import Progress
 from licm.run import Run, load_run, restore_images, save_run, start_cycle
 from licm.sharing.hub import obtain_model
-from licm.sources import ImageSet, load_images
+from licm.sources import ImageSet
 from licm.training import train
 from licm.writing import whole_folder, write_text, writing
 
-_PATHS = (str, Path)
 _GIVEN_OTHERWISE = ("preset", "seed", "num_experts", "mechanisms", "data.")  # by arguments, or with the images
 _BATCH_SIZE = ("batch_size", "training.batch_size")
-
-
-@dataclass(frozen=True)
-class _Given:
-    """Images as the method takes them, and the way back to the form in which they were given.
-
-    Attributes:
-        images: float32 [n, c, h, w] in [0, 1].
-        give_back: Turns such images of the same shape into the container, shape and type that were given.
-    """
-
-    images: Tensor
-    give_back: Callable[[Tensor], Any]
 
 
 class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -55,6 +41,9 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
       (also a data frame or list of rows), as integers in 0..255 or floating-point numbers in [0, 1];
     - a torch `Dataset` of image tensors [c, h, w] or [h, w], or of tuples that begin with one; an `ImageSet`;
     - the path of a folder of images, a `.npz` or an IDX file, as `licm.sources.load_images` reads it.
+
+    With `kind` "signals" they are arrays, tensors or data sets [n, c, t] or, of one channel, [n, t], with "vectors"
+    [n, d]: of floating-point numbers in [0, 1] alone.
 
     What comes back has the container, shape and type of what was given: integers stay integers in 0..255, and of a
     dataset comes a tensor, of a path an array, uint8 [n, c, h, w] in the order of the names.
@@ -68,12 +57,13 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             for NumPy's global one, draws such an integer.
         verbose: Whether to show progress on the error output.
         device: Where to compute: cpu, cuda, mps.
+        kind: "images", "signals" or "vectors"; it says what rows are, which may be any of these.
 
     Attributes:
         run_: The `Run`: experts, discriminator, forward networks, configuration.
-        calibration_: The `licm.confidence.Calibration`; None of a run folder without one.
-        image_shape_: (c, h, w) of the images.
-        n_features_in_: c * h * w.
+        calibration_: The `licm.confidence.Calibration`; None of a run folder without one, and of signals and vectors.
+        image_shape_: (c, h, w) of the images, (c, t) of signals, (d,) of vectors.
+        n_features_in_: The product of these.
         feature_names_in_: Of a data frame's columns, if they are strings.
         n_iter_: Steps done, over all calls of `partial_fit`.
     """
@@ -88,6 +78,7 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         random_state: int | np.random.RandomState | None = 0,
         verbose: bool = False,
         device: str = "cpu",
+        kind: Literal["images", "signals", "vectors"] = "images",
     ) -> None:
         self.num_experts = num_experts
         self.preset = preset
@@ -96,6 +87,7 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
         self.device = device
+        self.kind = kind
 
     def fit(self, X: Any, y: Any = None, *, canonical: Any) -> Self:
         """Trains experts, from the start.
@@ -245,9 +237,10 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             settings=settings or None,
             random_state=config.seed,
             device=device,
+            kind=KINDS[run.discriminator.dims],  # type: ignore[arg-type]
         )
         loaded._take(run, folder)
-        loaded.image_shape_ = (run.discriminator.channels, *[run.discriminator.image_size] * 2)
+        loaded.image_shape_ = run.discriminator.input_shape
         loaded.n_features_in_ = math.prod(loaded.image_shape_)
         loaded.n_iter_ = run.step
         return loaded
@@ -270,13 +263,13 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _training_data(self, X: Any, canonical: Any, *, reset: bool) -> TrainingData:
         """Reads both heaps; with `reset`, what images are like is learned from them."""
         transformed = self._read(X, reset=reset).images
-        clean = _read_images(canonical, "canonical").images
+        clean = read_images(canonical, "canonical", dims=self._dims()).images
         for name, images in (("X", transformed), ("canonical", clean)):
             if len(images) < 2:
-                raise ValueError(f"{name}: at least 2 images are needed, got n_samples={len(images)}")
+                raise ValueError(f"{name}: at least 2 {self.kind} are needed, got n_samples={len(images)}")
         if clean.shape[1:] != transformed.shape[1:]:
             kinds = [" x ".join(map(str, images.shape[1:])) for images in (transformed, clean)]
-            raise ValueError(f"canonical: expected images like those of X, {kinds[0]}, got {kinds[1]}")
+            raise ValueError(f"canonical: expected {self.kind} like those of X, {kinds[0]}, got {kinds[1]}")
         return TrainingData(clean, transformed)
 
     def _make_config(self, data: TrainingData, X: Any, canonical: Any) -> Config:
@@ -288,7 +281,7 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             usual = make_config(self.preset).training.batch_size
             settings["batch_size"] = min(usual, len(data.canonical), len(data.transformed))
         names = {"canonical": canonical, "transformed": X}
-        given = {f"data.{key}": str(value) if isinstance(value, _PATHS) else IN_MEMORY for key, value in names.items()}
+        given = {f"data.{key}": str(value) if isinstance(value, PATHS) else IN_MEMORY for key, value in names.items()}
         steps = {} if self.steps is None else {"steps": self.steps}
         overrides = {**settings, **steps, **given, "data.image_size": None}
         return make_config(self.preset, overrides={**overrides, "seed": seed, "num_experts": self.num_experts})
@@ -315,89 +308,27 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self._records = {name: (folder / name).read_text(encoding="utf-8") for name in names}
 
     def _compete(self, X: Any) -> tuple[Tensor, Tensor]:
-        images = self._read(X).images.to(self.run_.device, memory_format=torch.channels_last)
+        images = placed(self._read(X).images, self.run_.device)
         scores, winners = compete(self.run_.experts, self.run_.discriminator, images)
         return scores.cpu(), winners.cpu()
 
-    def _read(self, X: Any, *, reset: bool = False) -> _Given:
+    def _dims(self) -> int:
+        if self.kind not in KINDS:
+            raise ValueError(unknown_name("kind", self.kind, KINDS))
+        return KINDS.index(self.kind)
+
+    def _read(self, X: Any, *, reset: bool = False) -> Given:
         """Reads images to fit on (`reset`), or images that must be like those of the fit."""
         if not reset:
             check_is_fitted(self)
-        rows = not isinstance(X, (*_PATHS, Tensor, Dataset, ImageSet)) and _ndim(X) not in (3, 4)
+        dims = self._dims()
+        rows = not isinstance(X, (*PATHS, Tensor, Dataset, ImageSet)) and count_axes(X) not in (3, 4)
         if rows:
             X = validate_data(self, X, reset=reset, dtype="numeric", ensure_non_negative=True)
-        given = _read_images(X, "X", None if reset else self.image_shape_)
+        given = read_images(X, "X", None if reset else self.image_shape_, dims=dims)
         if reset:
             self.image_shape_: tuple[int, ...] = tuple(given.images.shape[1:])
             self.n_features_in_ = math.prod(self.image_shape_)
             if not rows and hasattr(self, "feature_names_in_"):
                 del self.feature_names_in_
         return given
-
-
-def _ndim(X: Any) -> int:
-    return X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
-
-
-def _read_images(X: Any, name: str, expected: tuple[int, ...] | None = None) -> _Given:
-    """Reads images of any form that `MechanismInverter` lists; `expected` is the (c, h, w) that they must have."""
-    values, as_array = _as_tensor(X, name)
-    shape, dtype = values.shape, values.dtype
-    images = _with_channels(values, name, expected)
-    if not dtype.is_floating_point:
-        low, high = (0, 0) if dtype == torch.bool else (int(value) for value in images.aminmax())
-        if dtype == torch.bool or low < 0 or high > 255:
-            got = dtype if dtype == torch.bool else f"values from {low} to {high}"
-            raise ValueError(f"{name}: expected integers in 0..255 or numbers in [0, 1], got {got}")
-        images = images.float() / 255
-    check_images(images, name)
-    if expected is not None and tuple(images.shape[1:]) != expected:
-        got = " x ".join(map(str, images.shape[1:]))
-        raise ValueError(f"{name}: expected images like those of the fit, {' x '.join(map(str, expected))}, got {got}")
-
-    def give_back(restored: Tensor) -> Any:
-        restored = restored.reshape(shape)
-        restored = (restored if dtype.is_floating_point else (restored * 255).round()).to(dtype)
-        return restored.numpy() if as_array else restored
-
-    return _Given(images.float(), give_back)
-
-
-def _as_tensor(X: Any, name: str) -> tuple[Tensor, bool]:
-    """Returns the values as given, and whether they are to come back as an array."""
-    if isinstance(X, _PATHS):
-        return load_images(X).images, True
-    if isinstance(X, ImageSet):
-        return X.images, False
-    if isinstance(X, Tensor):
-        return X.detach().cpu(), False
-    if isinstance(X, Dataset):
-        try:
-            items = [X[index] for index in range(len(X))]  # type: ignore[arg-type]
-            return torch.stack([item[0] if isinstance(item, tuple | list) else item for item in items]), False
-        except (TypeError, RuntimeError, LookupError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{name}: expected a dataset of image tensors of one size, got {reason}") from None
-    array = check_array(X, dtype="numeric", allow_nd=True, ensure_2d=_ndim(X) < 3, input_name=name)
-    array = array.astype(np.int64) if array.dtype.kind == "u" and array.dtype != np.uint8 else array  # torch knows few
-    return torch.tensor(np.ascontiguousarray(array)), True
-
-
-def _with_channels(values: Tensor, name: str, expected: tuple[int, ...] | None) -> Tensor:
-    """Turns images of any layout into [n, c, h, w]."""
-    if values.ndim == 2:
-        count, features = values.shape
-        side = math.isqrt(features)
-        if expected is not None and features == math.prod(expected):
-            return values.reshape(count, *expected)
-        if side * side != features:
-            raise ValueError(
-                f"{name}: expected rows of square grey images, got {features} feature(s), which is no square; "
-                "give images that are not as [n, c, h, w]"
-            )
-        return values.reshape(count, 1, side, side)
-    if values.ndim == 3:
-        return values[:, None]
-    if values.ndim != 4 or values.shape[1] not in (1, 3):
-        raise ValueError(f"{name}: expected [n, h, w], [n, 1 or 3, h, w] or [n, h * w], got {list(values.shape)}")
-    return values

@@ -24,7 +24,7 @@ from licm.datasets import (
 )
 from licm.mechanisms import parse_mechanisms
 from licm.records import Samples
-from licm.run import Run, load_run, restore_images, route_images
+from licm.run import Run, load_image_run, restore_images, route_images
 
 Split = Literal["test", "validation"]
 
@@ -46,10 +46,10 @@ def evaluate(folder: str | Path, *, split: Split = "test", device: str = "cpu") 
         of this evaluation.
 
     Raises:
-        ValueError: If the folder is not a run, has no readable checkpoint, or its data cannot be read.
+        ValueError: If the folder is not a run of images, has no readable checkpoint, or its data cannot be read.
     """
     folder = Path(folder)
-    run = load_run(folder, device=device)
+    run = load_image_run(folder, device=device)
     history = files.read_history(folder)
     known = run.config.data.canonical is None
     calibration = read_calibration(folder, run)
@@ -87,9 +87,9 @@ def take_samples(folder: str | Path, *, split: Split = "test", each: int = 3, de
         device: Where to compute.
 
     Raises:
-        ValueError: If the folder is not a run, has no readable checkpoint, or its data cannot be read.
+        ValueError: If the folder is not a run of images, has no readable checkpoint, or its data cannot be read.
     """
-    run = load_run(folder, device=device)
+    run = load_image_run(folder, device=device)
     if run.config.data.canonical is None:
         _, mixture = load_evaluated(run.config, split)
         images, group = mixture.images, mixture.mechanism

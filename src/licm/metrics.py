@@ -170,7 +170,7 @@ def psnr(restored: Tensor, original: Tensor) -> Tensor:
     The mean squared error over an image's pixels and channels is floored at 1e-6: a perfect image has 60 dB.
 
     Args:
-        restored: [n, c, h, w] in [0, 1].
+        restored: [n, c, h, w] in [0, 1]; or signals [n, c, t], or vectors [n, d].
         original: The same shape and range.
 
     Raises:
@@ -180,8 +180,9 @@ def psnr(restored: Tensor, original: Tensor) -> Tensor:
     >>> psnr(torch.full((1, 1, 8, 8), 0.6), torch.full((1, 1, 8, 8), 0.5)).round(decimals=3)
     tensor([20.])
     """
-    _check_pair(restored, original)
-    decibels = peak_signal_noise_ratio(restored, original, data_range=1.0, reduction="none", dim=(1, 2, 3))
+    _check_pair(restored, original, dims=None)
+    axes = tuple(range(1, original.ndim))
+    decibels = peak_signal_noise_ratio(restored, original, data_range=1.0, reduction="none", dim=axes)
     return decibels.clamp(max=60.0)
 
 
@@ -377,9 +378,9 @@ def _shares(winners: Values, name: str) -> Tensor:
     return shares
 
 
-def _check_pair(restored: Tensor, original: Tensor) -> None:
-    check_images(restored, "restored")
-    check_images(original, "original")
+def _check_pair(restored: Tensor, original: Tensor, *, dims: int | None = 2) -> None:
+    check_images(restored, "restored", dims=dims)
+    check_images(original, "original", dims=dims)
     want, got = tuple(original.shape), tuple(restored.shape)
     if got != want:
         raise ValueError(f"restored: expected the shape of original, {want}, got {got}")

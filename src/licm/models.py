@@ -1,5 +1,8 @@
 """The two networks: an expert (fully convolutional, image to image) and the discriminator (image to logit).
 
+Both are for signals and vectors too: `dims`, 2 for images [n, c, h, w], is then 1, [n, c, t] with convolutions along t,
+or 0, [n, d] with linear maps in place of convolutions.
+
 The slides' expert is 5 convolutions of 3x3 with 32 filters, ELU, batch normalisation and zero padding; its
 discriminator pools on average after every 2 convolutions, with a growing number of filters and a fully
 connected layer of 1024 at the end. Everything that differs between presets is a plain argument here.
@@ -25,6 +28,21 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 _LOGIT_MARGIN = 0.01  # the residual head maps pixels into [0.01, 0.99], where the logit is finite
 
 
+def convolution(
+    dims: int, inputs: int, outputs: int, *, dilation: int = 1, stride: int = 1, bias: bool = True
+) -> nn.Linear | nn.Conv1d | nn.Conv2d:
+    """Returns a convolution 3 wide along each of `dims` axes, padded by zeros; with no axis it is a linear map."""
+    if dims == 0:
+        return nn.Linear(inputs, outputs, bias=bias)
+    kind = (nn.Conv1d, nn.Conv2d)[dims - 1]
+    return kind(inputs, outputs, 3, stride=stride, padding=dilation, dilation=dilation, bias=bias)
+
+
+def placed(images: Tensor, device: torch.device) -> Tensor:
+    """Returns images, signals or vectors on a device, in the memory layout in which the networks are fastest."""
+    return images.to(device, memory_format=torch.channels_last if images.ndim == 4 else torch.preserve_format)
+
+
 class Expert(nn.Module):
     """A convolutional network E: [n, c, h, w] in [0, 1] -> the same shape and range, of any height and width.
 
@@ -47,7 +65,8 @@ class Expert(nn.Module):
         head: "sigmoid" (of the last convolution) or "residual": sigmoid(logit(x) + last convolution), which is
             the identity (within 0.01) when the last convolution is zero.
         dilations: One dilation per convolution; None for all 1.
-        coordinates: Whether the input is extended by coordinate channels.
+        coordinates: Whether the input is extended by coordinate channels, one an axis.
+        dims: 2 for images, 1 for signals [n, c, t], 0 for vectors [n, c].
     """
 
     def __init__(
@@ -61,31 +80,33 @@ class Expert(nn.Module):
         head: Head = "sigmoid",
         dilations: Sequence[int] | None = None,
         coordinates: bool = False,
+        dims: int = 2,
     ) -> None:
         super().__init__()
+        if dims == 0 and (coordinates or dilations is not None):
+            raise ValueError("coordinates, dilations: they are along an axis, and vectors have none")
         if dilations is None:
             dilations = (1,) * depth
         if len(dilations) != depth:
             raise ValueError(f"dilations: expected {depth} numbers, one per convolution, got {len(dilations)}")
         layers: list[nn.Module] = []
-        inputs = channels + 2 * coordinates
+        inputs = channels + dims * coordinates
         for dilation in dilations[:-1]:
-            layers.append(
-                nn.Conv2d(inputs, width, 3, padding=dilation, dilation=dilation, bias=normalization == "none")
-            )
+            layers.append(convolution(dims, inputs, width, dilation=dilation, bias=normalization == "none"))
             if normalization == "batch":
-                layers.append(nn.BatchNorm2d(width))
+                layers.append(nn.BatchNorm2d(width) if dims == 2 else nn.BatchNorm1d(width))
             if normalization == "layer":
                 layers.append(nn.GroupNorm(1, width))
             layers.append(_ACTIVATIONS[activation]())
             inputs = width
         self.body = nn.Sequential(*layers)
-        self.last = nn.Conv2d(inputs, channels, 3, padding=dilations[-1], dilation=dilations[-1])
+        self.last = convolution(dims, inputs, channels, dilation=dilations[-1])
         self.channels = channels
+        self.dims = dims
         self.head = head
         self.coordinates = coordinates
-        self.receptive_radius = sum(dilations)
-        self.is_local = not coordinates and normalization != "layer"
+        self.receptive_radius = sum(dilations) if dims > 0 else None
+        self.is_local = dims > 0 and not coordinates and normalization != "layer"
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the expert's output, [n, c, h, w] in [0, 1]."""
@@ -97,11 +118,10 @@ class Expert(nn.Module):
 
 
 def _with_coordinates(images: Tensor) -> Tensor:
-    n, _, height, width = images.shape
-    y = torch.linspace(-1, 1, height, device=images.device, dtype=images.dtype)
-    x = torch.linspace(-1, 1, width, device=images.device, dtype=images.dtype)
-    grid = torch.stack(torch.meshgrid(y, x, indexing="ij"))
-    return torch.cat([images, grid.expand(n, -1, -1, -1)], dim=1)
+    n, _, *sizes = images.shape
+    axes = [torch.linspace(-1, 1, size, device=images.device, dtype=images.dtype) for size in sizes]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    return torch.cat([images, grid.expand(n, *grid.shape)], dim=1)
 
 
 class Discriminator(nn.Module):
@@ -111,11 +131,12 @@ class Discriminator(nn.Module):
 
     Args:
         channels: c of the images.
-        image_size: Height and width, at least 2 ** len(widths).
+        image_size: Height and width, of signals their length, at least 2 ** len(widths); vectors have none.
         widths: Filters per stage; each stage is `convolutions` 3x3 convolutions and average pooling by 2.
         convolutions: Convolutions per stage.
         hidden: Units of the fully connected last hidden layer.
         activation: "elu" (slides) or "leaky_relu".
+        dims: 2 for images, 1 for signals [n, c, size], 0 for vectors [n, c].
     """
 
     def __init__(
@@ -127,39 +148,46 @@ class Discriminator(nn.Module):
         convolutions: int = 2,
         hidden: int = 1024,
         activation: Activation = "elu",
+        dims: int = 2,
     ) -> None:
         super().__init__()
-        side = image_size // 2 ** len(widths)
-        if side < 1:
+        side, unit = image_size // 2 ** len(widths), "px" if dims == 2 else "steps"
+        if side < 1 and dims > 0:
             raise ValueError(
-                f"image_size: {len(widths)} poolings need at least {2 ** len(widths)} px, got {image_size}"
+                f"image_size: {len(widths)} poolings need at least {2 ** len(widths)} {unit}, got {image_size}"
             )
         layers: list[nn.Module] = []
         inputs = channels
         for width in widths:
             for _ in range(convolutions):
-                layers += [nn.Conv2d(inputs, width, 3, padding=1), _ACTIVATIONS[activation]()]
+                layers += [convolution(dims, inputs, width), _ACTIVATIONS[activation]()]
                 inputs = width
-            layers.append(nn.AvgPool2d(2))
+            if dims > 0:
+                layers.append((nn.AvgPool1d, nn.AvgPool2d)[dims - 1](2))
         self.features = nn.Sequential(*layers)
-        self.hidden = nn.Sequential(nn.Linear(inputs * side * side, hidden), _ACTIVATIONS[activation]())
+        self.hidden = nn.Sequential(nn.Linear(inputs * side**dims, hidden), _ACTIVATIONS[activation]())
         self.logit = nn.Linear(hidden, 1)
         self.channels = channels
         self.image_size = image_size
+        self.dims = dims
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of an image, (c, size, size), of a signal, (c, size), or of a vector, (c,)."""
+        return (self.channels, *[self.image_size] * self.dims)
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns one logit per image, [n]."""
-        if images.shape[-2:] != (self.image_size, self.image_size):
-            raise ValueError(
-                f"images: the discriminator takes {self.image_size}x{self.image_size} px, "
-                f"got {images.shape[-2]}x{images.shape[-1]}"
-            )
+        if images.shape[2:] != self.input_shape[1:]:
+            want, got = ("x".join(map(str, sizes)) for sizes in (self.input_shape[1:], images.shape[2:]))
+            raise ValueError(f"images: the discriminator takes {want} {'px' if self.dims == 2 else 'steps'}, got {got}")
         return self.logit(self.hidden(self.features(images).flatten(1))).squeeze(1)
 
 
 EXPERTS: dict[str, Callable[..., nn.Module]] = {"convolutional": Expert}
 """Architectures by name: functions of `channels` and the settings under `experts` to a module [n, c, h, w] in [0, 1] ->
-the same shape and range. Add one of your own here; a run names it in `experts.architecture`."""
+the same shape and range; for signals and vectors they are given `dims` too. Add one of your own here; a run names it in
+`experts.architecture`."""
 
 
 class ExpertBank(nn.Module):
@@ -210,7 +238,8 @@ class ExpertBank(nn.Module):
         Returns:
             [n, c, h, w] in [0, 1].
         """
-        check_images(images, "images", channels=getattr(self[0], "channels", None))
+        one = self[0]
+        check_images(images, "images", channels=getattr(one, "channels", None), dims=getattr(one, "dims", None))
         self.eval()
         restored = torch.empty_like(images)
         for index in experts.unique().tolist():

@@ -10,6 +10,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from licm.captions import ALTERNATIVES, headlines, what_was_learnt
+from licm.checkpoint import HISTORY
+from licm.checks import KINDS
 from licm.config import make_config, to_yaml
 from licm.drawing import DARK, render
 from licm.figures import FIGURES
@@ -162,11 +164,12 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> list[Path
         The files written, the page first.
 
     Raises:
-        ValueError: If the folder is not a run, a record is damaged or of another version, or something else than a
-            report is in the page's place.
+        ValueError: If the folder is not a run of images, a record is damaged or of another version, or something else
+            than a report is in the page's place.
         OSError: If a file cannot be written.
     """
     records = read_records(folder)
+    _check_of_images(records)
     page = Path(folder) / REPORT if out is None else Path(out)
     _check_place(page)
     place = page.parent / FIGURE_FOLDER
@@ -182,6 +185,15 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> list[Path
         written += _write_figure(place, "summary", records, svg=render(FIGURES["summary"](records), "svg"))
     write_text(page, make_page(records, inlined))
     return written
+
+
+def _check_of_images(records: Records) -> None:
+    """A page shows pictures, under the names of mechanisms of images."""
+    dims = records.history["identity"][0].get("dims", 2) if records.history["identity"] else 2
+    if dims != 2:
+        raise ValueError(
+            f"{str(records.folder)!r} is a run of {KINDS[dims]}: a report is of images; the figures are in {HISTORY}"
+        )
 
 
 def _check_place(page: Path) -> None:

@@ -20,7 +20,7 @@ from licm.confidence import CLEAN, UNKNOWN, Calibration, gather_evidence, read_c
 from licm.full_size import TILE_PIXELS, restore_full_size
 from licm.pictures import IMAGE_SUFFIXES, Picture, encode, is_grey, list_images, read_picture, with_channels
 from licm.routing import Router
-from licm.run import Run, load_run
+from licm.run import Run, load_image_run
 
 SHARD_IMAGES, SHARD_PIXELS = 128, 1 << 21  # the images of a shard: at most so many, or (but for the last) so large
 
@@ -95,7 +95,7 @@ def restore_files(
     check_output(out, resume=resume)
     if parquet:
         check_parquet()
-    run = load_run(run_folder, device=device)
+    run = load_image_run(run_folder, device=device)
     if not run.finished:
         logger.warning("warning: run %r is unfinished: it stopped at step %d", str(run_folder), run.step)
     router, calibration = run.router if routed else None, read_calibration(Path(run_folder), run)

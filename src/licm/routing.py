@@ -15,28 +15,43 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from licm.models import convolution
+
 PULL = 0.1  # of one exact step on the moving average of agreement
 
 
 class Router(nn.Module):
     """A network [n, c, h, w] -> logits [n, N'] of how likely each expert wins the image; h and w of any size.
 
+    Signals [n, c, t], of any length, and vectors [n, c] likewise.
+
     Args:
         channels: c.
         num_experts: N'.
         widths: Filters of its 3x3 convolutions, each of stride 2.
         grid: What the convolutions leave is averaged to this height and width: where things lie matters.
+        dims: 2 for images, 1 for signals, 0 for vectors.
     """
 
-    def __init__(self, *, channels: int, num_experts: int, widths: Sequence[int] = (16, 32, 32), grid: int = 4) -> None:
+    def __init__(
+        self,
+        *,
+        channels: int,
+        num_experts: int,
+        widths: Sequence[int] = (16, 32, 32),
+        grid: int = 4,
+        dims: int = 2,
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         inputs = channels
         for width in widths:
-            layers += [nn.Conv2d(inputs, width, 3, stride=2, padding=1), nn.LeakyReLU(0.1)]
+            layers += [convolution(dims, inputs, width, stride=2), nn.LeakyReLU(0.1)]
             inputs = width
-        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(grid), nn.Flatten())
-        self.logits = nn.Linear(inputs * grid * grid, num_experts)
+        if dims > 0:
+            layers.append((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)[dims - 1](grid))
+        self.features = nn.Sequential(*layers, nn.Flatten())
+        self.logits = nn.Linear(inputs * grid**dims, num_experts)
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the logits, [n, N']."""

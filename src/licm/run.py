@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from licm import checkpoint as files
-from licm.checks import check_images
+from licm.checks import KINDS, check_images
 from licm.competition import Competition, compete
 from licm.config import Config
 from licm.health import Health
-from licm.models import EXPERTS, Discriminator, ExpertBank
+from licm.models import EXPERTS, Discriminator, ExpertBank, placed
 from licm.revival import Revival
 from licm.routing import Router, Routing
 from licm.seeding import derive_seed
@@ -96,11 +96,11 @@ class Run:
         F_j has learned the mechanism from what the expert won. Of a mechanism with randomness it gives the mean.
 
         Args:
-            images: [n, c, h, w] in [0, 1].
+            images: [n, c, h, w] in [0, 1], or signals or vectors, as the run was trained on.
             mechanism: j, the expert whose mechanism is meant, in [0, N').
 
         Returns:
-            [n, c, h, w] in [0, 1], on the run's device.
+            The same shape, in [0, 1], on the run's device.
 
         Raises:
             TypeError: If the images are not a floating-point tensor.
@@ -115,14 +115,16 @@ class Run:
             )
         if isinstance(mechanism, bool) or not isinstance(mechanism, int) or not 0 <= mechanism < len(forward):
             raise ValueError(f"mechanism: expected the number of an expert, 0 to {len(forward) - 1}, got {mechanism!r}")
-        check_images(images, "images", channels=self.discriminator.channels)
+        check_images(images, "images", channels=self.discriminator.channels, dims=self.discriminator.dims)
         network = forward[mechanism].eval()
-        moved = images.to(self.device, memory_format=torch.channels_last)
+        moved = placed(images, self.device)
         return torch.cat([network(part) for part in moved.split(256)]).contiguous()
 
 
-def build_run(config: Config, *, channels: int, image_size: int, device: str = "cpu") -> Run:
+def build_run(config: Config, *, channels: int, image_size: int = 1, dims: int = 2, device: str = "cpu") -> Run:
     """Builds a run's modules with weights drawn from its seed.
+
+    `channels`, `image_size` and `dims` are those of `licm.models.Discriminator`.
 
     Raises:
         ValueError: If torch cannot compute on the device here, the discriminator does not fit the image size, or an
@@ -131,6 +133,8 @@ def build_run(config: Config, *, channels: int, image_size: int, device: str = "
     _check_device(device)
     settings = config.experts.model_dump()
     make_expert = EXPERTS[settings.pop("architecture")]
+    if dims != 2:  # an architecture for images alone need not know of it
+        settings["dims"] = dims
     # A forward network sees as far as its expert, but the few images of one expert's wins are no batch to normalise by.
     of_forward = settings | {"normalization": "none", "activation": "leaky_relu", "head": "sigmoid"}
 
@@ -145,10 +149,13 @@ def build_run(config: Config, *, channels: int, image_size: int, device: str = "
         bank = draw("expert weights", settings)
         forward = draw("forward weights", of_forward) if config.competition.cycle_weight > 0 else None
         torch.manual_seed(derive_seed(config.seed, "discriminator weights"))
-        discriminator = Discriminator(channels=channels, image_size=image_size, **config.discriminator.model_dump())
+        frame = config.discriminator.model_dump() | {"channels": channels, "image_size": image_size, "dims": dims}
+        discriminator = Discriminator(**frame)
         torch.manual_seed(derive_seed(config.seed, "router weights"))
-        router = Router(channels=channels, num_experts=config.num_experts) if config.router.enabled else None
-    _check_expert(bank[0], config.experts.architecture, torch.zeros(2, channels, image_size, image_size))
+        router = None
+        if config.router.enabled:
+            router = Router(channels=channels, num_experts=config.num_experts, dims=dims)
+    _check_expert(bank[0], config.experts.architecture, torch.zeros(2, *discriminator.input_shape))
     for module in (bank, discriminator, forward, router):
         if module is not None:
             module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -208,18 +215,18 @@ def restore_images(run: Run, images: Tensor, *, routed: bool = False) -> tuple[T
 
     Args:
         run: The run.
-        images: [n, c, h, w] in [0, 1].
+        images: [n, c, h, w] in [0, 1], or signals [n, c, t] or vectors [n, d], as the run was trained on.
         routed: Ask only the expert that the run's router names for each image, in place of all: several times faster.
 
     Returns:
-        D's probabilities [N', n], 0 for who was not asked, the winners, int64 [n], and the winners' outputs
-        [n, c, h, w], on the CPU.
+        D's probabilities [N', n], 0 for who was not asked, the winners, int64 [n], and the winners' outputs,
+        of the shape of the images, on the CPU.
 
     Raises:
         TypeError: If the images are not a floating-point tensor.
         ValueError: If they are not a batch in [0, 1] with D's channels and size, or the run has no router.
     """
-    moved = images.to(run.device, memory_format=torch.channels_last)
+    moved = placed(images, run.device)
     if routed:
         return _restore_routed(run, moved)
     scores, winners = compete(run.experts, run.discriminator, moved)
@@ -237,8 +244,8 @@ def route_images(run: Run, images: Tensor) -> Tensor:
         ValueError: If they are not a batch in [0, 1] with D's channels, or the run has no router.
     """
     router = run.router
-    check_images(images, "images", channels=run.discriminator.channels)
-    moved = images.to(run.device, memory_format=torch.channels_last)
+    check_images(images, "images", channels=run.discriminator.channels, dims=run.discriminator.dims)
+    moved = placed(images, run.device)
     return torch.cat([router(part).argmax(dim=1) for part in moved.split(64)]).cpu()
 
 
@@ -295,6 +302,7 @@ def _state(run: Run) -> dict[str, Any]:
         "retirement_step": run.retirement_step,
         "seconds": run.seconds,
         "image_shape": [run.discriminator.channels, run.discriminator.image_size],
+        "dims": run.discriminator.dims,
         "health": run.health.state(),
         "usual_error": run.competition.usual_error.tolist(),
         "retired": (~run.experts.competing).nonzero().flatten().tolist(),
@@ -323,15 +331,21 @@ def load_run(folder: str | Path, *, device: str = "cpu") -> Run:
     return run
 
 
+def load_image_run(folder: str | Path, *, device: str = "cpu") -> Run:
+    """Reads a run for what is done with images alone; raises a `ValueError` of its own for one of another kind."""
+    run = load_run(folder, device=device)
+    if run.discriminator.dims != 2:
+        kind = KINDS[run.discriminator.dims]
+        raise ValueError(f"{str(folder)!r} is a run of {kind}: this is for images, use restore_images on {kind}")
+    return run
+
+
 def _restore(config: Config, tensors: dict[str, Tensor], state: dict[str, Any], device: str) -> Run:
     """Builds a run and fills it with what was saved."""
+    files.check_plausible(tensors, state, num_experts=config.num_experts)
     channels, image_size = state["image_shape"]
-    experts = {name.split(".")[2] for name in tensors if name.startswith("bank.experts.")}
-    if channels not in (1, 3) or not 1 <= int(image_size) <= 4096 or len(experts) != config.num_experts:
-        raise ValueError(f"it holds {len(experts)} experts for images of {channels} x {image_size} x {image_size}")
-    if not all(tensor.isfinite().all() for tensor in tensors.values()):
-        raise ValueError("it holds numbers that are not finite")
-    run = build_run(config, channels=channels, image_size=image_size, device=device)
+    dims = state.get("dims", 2)  # none was saved when there were images alone
+    run = build_run(config, channels=channels, image_size=image_size, dims=dims, device=device)
 
     def under(prefix: str) -> dict[str, Tensor]:
         start = f"{prefix}."

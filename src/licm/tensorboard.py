@@ -80,9 +80,10 @@ class TensorBoard:
             _write_record(writer, record, run.config.training.learning_rate)
             due = record["kind"] == "step" and record["step"] % run.config.training.validate_every == 0
             if due or (record["kind"] == "step" and run.finished):
-                writer.add_image(
-                    "samples/input, experts, original", sample_grid(run, images, originals), record["step"]
-                )
+                if images.ndim == 4:  # signals and vectors are no pictures
+                    writer.add_image(
+                        "samples/input, experts, original", sample_grid(run, images, originals), record["step"]
+                    )
                 writer.flush()
 
         return callback

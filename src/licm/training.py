@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from licm import checkpoint as files
-from licm.checks import check_images
+from licm.checks import KINDS, check_images
 from licm.classifier import MIN_SIZE, accuracy, train_classifier
 from licm.competition import StepRecord
 from licm.confidence import calibrate, save_calibration
@@ -28,6 +28,7 @@ from licm.datasets import Mixture, TrainingData, load_training_data
 from licm.health import HEALTHY_MARGIN
 from licm.identity import analytic_identity, copy_with_noise, identity_errors, train_identity
 from licm.metrics import matched_share, mean_per_mechanism, psnr, winner_matrix
+from licm.models import placed
 from licm.retirement import retire
 from licm.run import Run, build_run, load_run, restore_images, save_run
 from licm.seeding import generator
@@ -50,7 +51,7 @@ def start_identity(
 
     Args:
         run: The run before its first step.
-        transformed: Transformed images, [n, c, h, w] in [0, 1].
+        transformed: Transformed images, signals or vectors, in [0, 1].
         callback: Told of each expert that is ready.
         stopped: Asked before each expert whether to give up.
 
@@ -83,15 +84,15 @@ def start_identity(
         callback({"kind": "identity progress", "step": 0, "expert": index})
     sample = transformed[:256]
     errors = identity_errors(run.experts, sample)
-    return {"kind": "identity", "step": 0, "start": config.identity.start, "steps": steps, "errors": errors}
+    start, dims = config.identity.start, run.discriminator.dims
+    return {"kind": "identity", "step": 0, "start": start, "steps": steps, "errors": errors, "dims": dims}
 
 
 def advance(run: Run, data: TrainingData) -> StepRecord:
     """Does one step: batch, learning rate, competition, health, revival."""
     config = run.config
     canonical, transformed = (
-        batch.to(run.device, memory_format=torch.channels_last)
-        for batch in data.batch(run.step, config.training.batch_size, seed=config.seed)
+        placed(batch, run.device) for batch in data.batch(run.step, config.training.batch_size, seed=config.seed)
     )
     run.learning_rate_factor = next_learning_rate_factor(run)
     run.competition.set_learning_rate_factor(run.learning_rate_factor)
@@ -179,9 +180,11 @@ def train_judge(data: TrainingData, watched: Mixture) -> Callable[[Tensor], floa
 
     Returns:
         A function from restorations of the watched images, [n, c, h, w], to the share that is classified as the
-        hidden originals are labelled; None where labels are unknown or the images too small to classify.
+        hidden originals are labelled; None where labels are unknown, or there are no images, or too small ones.
     """
-    if data.labels is None or watched.labels is None or data.canonical.shape[-1] < MIN_SIZE:
+    if data.labels is None or watched.labels is None:
+        return None
+    if data.canonical.ndim != 4 or data.canonical.shape[-1] < MIN_SIZE:
         return None
     model = train_classifier(data.canonical[:JUDGE_IMAGES], data.labels[:JUDGE_IMAGES])
     return partial(accuracy, model, labels=watched.labels)
@@ -237,7 +240,7 @@ def train(
         callbacks: Each is given every history record, and records of kind "identity progress".
         watchers: For those who look at more than records: each is given the run and its data before the first record,
             to look at and not to change, and returns a callback.
-        data: What to train on; None loads what the configuration names.
+        data: What to train on: images, signals or vectors; None loads what the configuration names.
 
     Returns:
         The run; `finished` tells whether it came to its end.
@@ -262,8 +265,9 @@ def train(
         run = load_run(folder, device=device)
         run.config = config  # the limit may have been raised
     else:
-        _, channels, _, image_size = data.canonical.shape
-        run = build_run(config, channels=channels, image_size=image_size, device=device)
+        _, channels, *sizes = data.canonical.shape
+        size = sizes[-1] if sizes else 1
+        run = build_run(config, channels=channels, image_size=size, dims=len(sizes), device=device)
     listeners = list(callbacks)
 
     def emit(record: dict[str, Any], *, keep: bool = True) -> None:
@@ -304,7 +308,7 @@ def train(
                 save_run(run, folder)
         run.seconds = before + time.perf_counter() - clock
         save_run(run, folder)
-        if run.finished:
+        if run.finished and run.discriminator.dims == 2:
             save_calibration(calibrate(run, data.canonical, data.transformed), folder)
     return run
 
@@ -334,16 +338,24 @@ def _check_resumable(former: Config, config: Config, folder: Path) -> None:
 
 def _check_data(data: TrainingData, config: Config) -> None:
     for name, images in (("canonical", data.canonical), ("transformed", data.transformed)):
-        check_images(images, name)
-        if images.shape[-1] != images.shape[-2]:
+        check_images(images, name, dims=None)
+        kind = KINDS[images.ndim - 2]
+        if images.ndim == 4 and images.shape[-1] != images.shape[-2]:
             raise ValueError(f"{name}: expected square images, got {images.shape[-2]}x{images.shape[-1]} px")
         if len(images) < config.training.batch_size and data.heaps is None:
             raise ValueError(
-                f"{name}: {len(images)} images are fewer than training.batch_size, {config.training.batch_size}; "
-                "give more images or set a smaller batch_size"
+                f"{name}: {len(images)} {kind} are fewer than training.batch_size, {config.training.batch_size}; "
+                f"give more {kind} or set a smaller batch_size"
             )
-        if (images.flatten(1).amax(1) == images.flatten(1).amin(1)).all():
-            raise ValueError(f"{name}: every image is of one colour, so there is nothing to learn from")
+        if images.ndim == 2:
+            if (images == images[0]).all():
+                raise ValueError(f"{name}: every vector is the same, so there is nothing to learn from")
+        elif (images.flatten(1).amax(1) == images.flatten(1).amin(1)).all():
+            what = "image is of one colour" if images.ndim == 4 else "signal is constant"
+            raise ValueError(f"{name}: every {what}, so there is nothing to learn from")
+    shapes = [tuple(images.shape[1:]) for images in (data.canonical, data.transformed)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"transformed: expected the shape of canonical, {shapes[0]}, got {shapes[1]}")
     if data.labels is not None and data.labels.min() < 0:
         raise ValueError(f"labels: expected integers of at least 0, got {int(data.labels.min())}")
     watched = _watched(data, config)

@@ -21,7 +21,7 @@ from licm.classifier import predict_labels, train_classifier
 from licm.datasets import Mixture, evaluation_mixture, load_originals, make_mixture, to_float
 from licm.mechanisms import parse_mechanisms
 from licm.metrics import winner_matrix
-from licm.run import Run, load_run, restore_images
+from licm.run import Run, load_image_run, restore_images
 from licm.seeding import generator
 
 GRAPH = nx.freeze(nx.DiGraph([("class", "answer"), ("mechanism", "answer")]))
@@ -83,7 +83,7 @@ def predict_under_mixture(
     """
     if images < 1:
         raise ValueError(f"images: expected at least 1, got {images}")
-    run = load_run(folder)
+    run = load_image_run(folder)
     config = run.config
     if config.data.canonical is not None:
         raise ValueError(f"run {str(folder)!r}: was trained on images of one's own, whose mechanisms nobody knows")

@@ -16,7 +16,7 @@ from licm.config import Config, to_yaml
 from licm.mechanisms import parse_mechanisms
 from licm.reading import read_object
 from licm.records import EVALUATION
-from licm.run import Run, load_run, save_weights
+from licm.run import Run, load_image_run, save_weights
 from licm.sharing.cards import CARD, README, read_card, readme_text
 from licm.shipped import find_run
 from licm.writing import whole_folder, write_text
@@ -86,7 +86,7 @@ def export_model(
     """
     folder, out = find_run(run_folder), Path(out)
     files.check_free(out)
-    run = load_run(folder)
+    run = load_image_run(folder)
     if not run.finished:
         logger.warning("warning: run %r is unfinished: it stopped at step %d", str(run_folder), run.step)
     former = read_card(folder) if (folder / CARD).exists() else {}
@@ -144,7 +144,7 @@ def _describe_model(run: Run, precision: str) -> dict[str, Any]:
     networks += [each for each in (competition.forward, competition.routing and competition.routing.router) if each]
     return {
         "experts": len(run.experts),
-        "image_shape": [run.discriminator.channels, *[run.discriminator.image_size] * 2],
+        "image_shape": list(run.discriminator.input_shape),
         "parameters": sum(parameter.numel() for network in networks for parameter in network.parameters()),
         "precision": precision,
         "forward_networks": competition.forward is not None,

@@ -16,7 +16,7 @@ INPUT, OUTPUTS = "images", ("scores", "winners", "restored")
 
 
 class Restorer(nn.Module):
-    """What the graph computes: images [n, c, size, size] in [0, 1] -> scores, winners and restored images."""
+    """What the graph computes: images, or signals or vectors, in [0, 1] -> scores, winners and restored images."""
 
     numbers: Tensor
 
@@ -28,14 +28,14 @@ class Restorer(nn.Module):
         self.register_buffer("numbers", torch.tensor(self.competing), persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns D's probabilities [n, N'], the winners, int64 [n], and their outputs [n, c, size, size].
+        """Returns D's probabilities [n, N'], the winners, int64 [n], and their outputs, of the shape of the images.
 
         Retired experts have probability 0.
         """
         outputs = torch.stack([self.bank[j](images) for j in self.competing])
         logits = self.discriminator(outputs.flatten(0, 1)).unflatten(0, outputs.shape[:2])
         best = choose_winners(logits)
-        chosen = best[None, :, None, None, None].expand(-1, -1, *outputs.shape[2:])
+        chosen = best.view(1, -1, *[1] * (outputs.ndim - 2)).expand(-1, -1, *outputs.shape[2:])
         known = dict(zip(self.competing, logits.sigmoid()))
         scores = [known[j] if j in known else torch.zeros_like(logits[0]) for j in range(len(self.bank))]
         return torch.stack(scores, dim=1), self.numbers[best], outputs.gather(0, chosen).squeeze(0)
@@ -62,8 +62,7 @@ def export_onnx(run: Run, path: str | Path) -> None:
         raise ValueError(f"{str(path)!r} exists already: choose another name, nothing is overwritten")
     if find_spec("onnx") is None or find_spec("onnxscript") is None:
         raise ValueError("writing ONNX needs onnx and onnxscript: pip install 'licm[onnx]'")
-    size = run.discriminator.image_size
-    images = torch.zeros(2, run.discriminator.channels, size, size)
+    images = torch.zeros(2, *run.discriminator.input_shape)
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     with warnings.catch_warnings():

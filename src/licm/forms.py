@@ -1,0 +1,115 @@
+"""The forms in which examples are given to Python: arrays, tensors, data sets and paths to tensors, and back."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils import check_array
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from licm.checks import KINDS, check_images
+from licm.sources import ImageSet, load_images
+
+PATHS = (str, Path)
+
+
+@dataclass(frozen=True)
+class Given:
+    """Images, signals or vectors as the method takes them, and the way back to the form in which they were given.
+
+    Attributes:
+        images: float32 in [0, 1], of a layout in `licm.checks.LAYOUTS`.
+        give_back: Turns such images of the same shape into the container, shape and type that were given.
+    """
+
+    images: Tensor
+    give_back: Callable[[Tensor], Any]
+
+
+def count_axes(X: Any) -> int:
+    """Returns the number of axes of an array or of nested lists."""
+    return X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
+
+
+def read_images(X: Any, name: str, expected: tuple[int, ...] | None = None, *, dims: int = 2) -> Given:
+    """Reads examples of any form that `MechanismInverter` lists.
+
+    Args:
+        X: What was given.
+        name: The argument's name, for messages.
+        expected: The shape that each must have, such as (c, h, w); None for any.
+        dims: 2 for images, 1 for signals, 0 for vectors.
+
+    Raises:
+        TypeError: If they are of a kind that is not listed.
+        ValueError: If they are not as described.
+    """
+    if dims < 2 and isinstance(X, (*PATHS, ImageSet)):
+        raise TypeError(f"{name}: expected an array, tensor or data set of {KINDS[dims]}, got {type(X).__name__}")
+    values, as_array = _as_tensor(X, name)
+    shape, dtype = values.shape, values.dtype
+    images = _with_channels(values, name, expected) if dims == 2 else values
+    if dims == 1 and values.ndim == 2:
+        images = values[:, None]
+    if dims == 2 and not dtype.is_floating_point:
+        low, high = (0, 0) if dtype == torch.bool else (int(value) for value in images.aminmax())
+        if dtype == torch.bool or low < 0 or high > 255:
+            got = dtype if dtype == torch.bool else f"values from {low} to {high}"
+            raise ValueError(f"{name}: expected integers in 0..255 or numbers in [0, 1], got {got}")
+        images = images.float() / 255
+    check_images(images, name, dims=dims)
+    if expected is not None and tuple(images.shape[1:]) != expected:
+        want, got = (" x ".join(map(str, each)) for each in (expected, images.shape[1:]))
+        raise ValueError(f"{name}: expected {KINDS[dims]} like those of the fit, {want}, got {got}")
+
+    def give_back(restored: Tensor) -> Any:
+        restored = restored.reshape(shape)
+        restored = (restored if dtype.is_floating_point else (restored * 255).round()).to(dtype)
+        return restored.numpy() if as_array else restored
+
+    return Given(images.float(), give_back)
+
+
+def _as_tensor(X: Any, name: str) -> tuple[Tensor, bool]:
+    """Returns the values as given, and whether they are to come back as an array."""
+    if isinstance(X, PATHS):
+        return load_images(X).images, True
+    if isinstance(X, ImageSet):
+        return X.images, False
+    if isinstance(X, Tensor):
+        return X.detach().cpu(), False
+    if isinstance(X, Dataset):
+        try:
+            items = [X[index] for index in range(len(X))]  # type: ignore[arg-type]
+            return torch.stack([item[0] if isinstance(item, tuple | list) else item for item in items]), False
+        except (TypeError, RuntimeError, LookupError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{name}: expected a dataset of image tensors of one size, got {reason}") from None
+    array = check_array(X, dtype="numeric", allow_nd=True, ensure_2d=count_axes(X) < 3, input_name=name)
+    array = array.astype(np.int64) if array.dtype.kind == "u" and array.dtype != np.uint8 else array  # torch knows few
+    return torch.tensor(np.ascontiguousarray(array)), True
+
+
+def _with_channels(values: Tensor, name: str, expected: tuple[int, ...] | None) -> Tensor:
+    """Turns images of any layout into [n, c, h, w]."""
+    if values.ndim == 2:
+        count, features = values.shape
+        side = math.isqrt(features)
+        if expected is not None and features == math.prod(expected):
+            return values.reshape(count, *expected)
+        if side * side != features:
+            raise ValueError(
+                f"{name}: expected rows of square grey images, got {features} feature(s), which is no square; "
+                "give images that are not as [n, c, h, w], and vectors with kind='vectors'"
+            )
+        return values.reshape(count, 1, side, side)
+    if values.ndim == 3:
+        return values[:, None]
+    if values.ndim != 4 or values.shape[1] not in (1, 3):
+        raise ValueError(f"{name}: expected [n, h, w], [n, 1 or 3, h, w] or [n, h * w], got {list(values.shape)}")
+    return values

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from licm.checkpoint import read_config
+from licm.confidence import CALIBRATION
 from licm.describing import describe, describe_run, guess_mechanism, make_probes, read_answers
 from licm.drawing import LIGHT
 from licm.figures import expert_cards
@@ -209,6 +210,7 @@ def test_forward_psnr_is_that_of_the_matched_mechanism(small_run, monkeypatch):
     assert all(value < 59 for value in evaluation.evaluate(small_run)["forward_psnr"][1:])
     monkeypatch.setattr(evaluation, "load_image_run", load)
     assert evaluation.evaluate(small_run)["forward_psnr"] == [None, pytest.approx(60), pytest.approx(60)]
+    (small_run / CALIBRATION).unlink()  # of a run that had them
     monkeypatch.setattr(
         evaluation, "load_image_run", lambda folder, device: _without_forward(load_run(folder, device=device))
     )

@@ -250,7 +250,7 @@ def measure_restoring(rounds: int) -> dict[str, Any]:
                 "exact": lambda images=images: restore_images(run, images),
                 "routed": lambda images=images: restore_images(run, images, routed=True),
             }
-            seconds = in_turn(calls, rounds) if batch < 4096 else in_turn(calls, 2, warm_up=0)
+            seconds = in_turn(calls, rounds) if batch < 4096 else in_turn(calls, 1, warm_up=0)
             row = {name: batch / each["median"] for name, each in seconds.items()}
             rows.append({"threads": threads, "batch": batch, "images_per_second": row})
     speedups = [row["images_per_second"]["routed"] / row["images_per_second"]["exact"] for row in rows]
@@ -295,7 +295,9 @@ def make_page(record: dict[str, Any]) -> str:
         "Made by `python -m benchmarks speed --table` from `speed.json`. What is compared ran in turn in one process;",
         "figures are medians. What was tried, and what became of it: [performance](../performance.md).",
         "",
-        f"torch {where['torch']}, {where['threads']} threads, {where['machine']}, commit {where['commit']}.",
+        f"torch {where['torch']}, {where['threads']} threads, {where['machine']}. Parts and their commits: "
+        + ", ".join(f"{name} {commit}" for name, commit in record["commits"].items())
+        + ".",
     ]
     if "step_speedup_vs_reference_routed" in record:
         lines += ["", "## A step against the obvious loop", ""]
@@ -376,6 +378,7 @@ def main() -> None:
         record |= PARTS[name](arguments.rounds)
         torch.set_num_threads(threads)
         record["provenance"] = provenance()
+        record["commits"] = {**record.get("commits", {}), name: record["provenance"]["commit"]}
         if arguments.json:
             arguments.json.write_text(json.dumps(record, indent=1) + "\n")
     if not arguments.json:

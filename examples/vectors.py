@@ -1,7 +1,7 @@
 """Vectors: four things happen to rows of numbers, unlabelled; as many experts learn to undo one each.
 
-Rows are made here: 16 readings of 4 sources that are skewed, float32 [n, 16] in [0, 1], as of sensors or of a spectrum.
-One heap is clean. Of the other, of other rows, each was inverted, reversed, offset or rotated, and nobody says which.
+Rows are made here: 16 readings of 8 sources that are skewed, float32 [n, 16] in [0, 1], as of sensors or of a spectrum.
+One heap is clean. Of the other, of other rows, each was offset, halved, compressed or tilted, and nobody says which.
 
     python examples/vectors.py --seed 0
 """
@@ -17,32 +17,35 @@ from licm.datasets import Mixture, apply_mechanisms
 from licm.metrics import matched_share, mean_per_mechanism, winner_matrix
 from licm.seeding import generator
 
-READINGS, SOURCES = 16, 4
-RESPONSES = torch.rand(SOURCES, READINGS, generator=generator(0, "responses")) ** 2
-TURN = torch.randn(READINGS, READINGS, generator=generator(0, "rotation"))
-ROTATION = torch.matrix_exp(0.25 * (TURN - TURN.T))  # orthogonal, of determinant 1
-OFFSET = 0.25 * torch.tensor([1.0, -1.0]).repeat(READINGS // 2)
+READINGS, SOURCES = 16, 8
+RESPONSES = torch.rand(SOURCES, READINGS, generator=generator(0, "responses")) ** 4
+LEVELS = 0.15 + 0.25 * torch.rand(READINGS, generator=generator(0, "levels"))
+OFFSET = 0.15 * torch.tensor([1.0, -1.0]).repeat(READINGS // 2)
+TILT = torch.linspace(1.3, 0.3, READINGS)
 
 MECHANISMS: dict[str, Callable[[Tensor, Generator | None], Tensor]] = {
-    "inverted": lambda rows, draws: 1 - rows,
-    "reversed": lambda rows, draws: rows.flip(1),
     "offset": lambda rows, draws: (rows + OFFSET).clamp(0, 1),
-    "rotated": lambda rows, draws: (0.5 + (rows - 0.5) @ ROTATION.T).clamp(0, 1),
+    "halved": lambda rows, draws: 0.5 * rows,
+    "compressed": lambda rows, draws: rows.sqrt(),
+    "tilted": lambda rows, draws: (rows * TILT).clamp(0, 1),
 }
 
-# Wider, as a linear map has no filters to share, and a weaker penalty: rows lie nearer to each other than images do.
 SETTINGS = {
-    "experts.width": 64,
+    "experts.normalization": "none",  # layer normalisation takes the size of a row away, here a mechanism
+    "experts.head": "residual",  # keeps each reading in its place, and starts as the identity without training
+    "identity.start": "analytic",
+    "experts.depth": 3,  # a wide and deep network undoes several mechanisms by itself
+    "experts.width": 32,
     "discriminator.widths": [64, 64],
-    "competition.r1_gamma": 0.01,
+    "discriminator.hidden": 128,
+    "competition.r1_gamma": 0.01,  # rows lie nearer to each other than images, and R1 is per unit of distance squared
 }
 
 
 def readings(count: int, draws: Generator) -> Tensor:
-    """Makes rows, float32 [count, 16] in [0, 1]: the sources mixed, and a little noise."""
-    sources = torch.rand(count, SOURCES, generator=draws) ** 2
-    noise = 0.01 * torch.randn(count, READINGS, generator=draws)
-    return (0.15 + sources @ RESPONSES / 2.2 + noise).clamp(0, 1)
+    """Makes rows, float32 [count, 16] in [0.15, 0.9]: each reading has its level, and feels some of the sources."""
+    sources = torch.rand(count, SOURCES, generator=draws) ** 4
+    return LEVELS + 0.5 * sources @ RESPONSES / RESPONSES.sum(dim=0)
 
 
 def mixture(rows: Tensor, draws: Generator) -> Mixture:

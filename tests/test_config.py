@@ -143,12 +143,14 @@ def test_any_text_is_a_config_or_refused(text):
     ("overrides", "expected"),
     [
         ({}, "layer"),
-        ({"data.crop_size": 16}, "batch"),
-        ({"data.crop_size": 16, "experts.normalization": "layer"}, "layer"),
-        ({"data.crop_size": 16, "experts.width": 8}, "batch"),
+        ({"data.source": "mnist"}, "layer"),
+        ({"data.source": "fashion-mnist"}, "batch"),
+        ({"data.source": "my/folder", "experts.width": 8}, "batch"),
+        ({"data.canonical": "clean", "data.transformed": "damaged"}, "batch"),
+        ({"data.canonical": "clean", "data.transformed": "damaged", "experts.normalization": "layer"}, "layer"),
     ],
 )
-def test_experts_of_crops_do_not_normalise_over_whole_images(overrides, expected):
+def test_experts_of_images_of_ones_own_see_their_contrast(overrides, expected):
     config = make_config(overrides=overrides)
     assert config.experts.normalization == expected
     assert from_yaml(to_yaml(config)) == config

@@ -104,3 +104,14 @@ def test_models_agree_between_devices():
     on_cpu = discriminator(expert(images()))
     on_device = discriminator.cuda()(expert.cuda()(images().cuda())).cpu()
     assert torch.allclose(on_cpu, on_device, atol=1e-3)
+
+
+@pytest.mark.parametrize(("normalization", "is_blind"), [("layer", True), ("batch", False), ("none", False)])
+def test_under_layer_normalisation_an_expert_does_not_see_contrast(normalization, is_blind):
+    """Why it is not the default for images of one's own."""
+    torch.manual_seed(0)
+    expert = Expert(width=4, depth=3, normalization=normalization).eval()
+    images = torch.rand(2, 1, 12, 12)
+    with torch.no_grad():
+        difference = (expert(images) - expert(images / 2)).abs().max().item()
+    assert (difference < 1e-3) == is_blind

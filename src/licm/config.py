@@ -12,6 +12,7 @@ from licm.checks import unknown_name
 from licm.presets import PRESETS
 
 _OF_WHOLE_BATCHES = ("convolutional", "batch")
+_STROKES = ("embedded", "mnist", "omniglot")  # all of one contrast, which layer normalisation does not see
 AUTO_EXPERTS = 16  # what `num_experts: auto` starts with
 _LARGEST = 1 << 53  # whole numbers up to here are the same in JSON; what is larger is a slip of the keyboard
 _Path = Annotated[str, Field(min_length=1)]  # the empty one would be the current folder
@@ -52,7 +53,7 @@ class ExpertConfig(_Section):
     architecture: str = Field("convolutional", validate_default=False, description="a name in licm.models.EXPERTS")
     width: int = Field(16, ge=1, le=4096)
     depth: int = Field(5, ge=2, le=100)
-    normalization: Literal["batch", "layer", "none"] = Field("layer", description="with data.crop_size: batch")
+    normalization: Literal["batch", "layer", "none"] = Field("layer", description="of images of one's own: batch")
     activation: Literal["elu", "leaky_relu"] = "elu"
     head: Literal["sigmoid", "residual"] = "sigmoid"
     dilations: tuple[Annotated[int, Field(ge=1)], ...] | None = None
@@ -180,7 +181,8 @@ class Config(_Section):
             return values  # for pydantic to judge
         if values.get("num_experts") == "auto":
             values = {**values, "num_experts": AUTO_EXPERTS, "revival": {"retire": True, **values.get("revival", {})}}
-        if values.get("data", {}).get("crop_size"):  # a whole image has other statistics than the crops learned from
+        data = values.get("data", {})
+        if data.get("canonical") or data.get("crop_size") or data.get("source", "embedded") not in _STROKES:
             values = {**values, "experts": {"normalization": "batch", **values.get("experts", {})}}
         return values
 
@@ -221,8 +223,7 @@ class Config(_Section):
         return self
 
 
-# Keys that `--set` also takes without their section.
-_SHORT_KEYS = {"steps": "training.steps", "batch_size": "training.batch_size"}
+_SHORT_KEYS = {"steps": "training.steps", "batch_size": "training.batch_size"}  # as `--set` also takes them
 
 
 def make_config(
@@ -366,8 +367,7 @@ def from_yaml(
         values = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{name}: not valid YAML: {_problem_of(error)}") from None
-    if values is None:
-        values = {}
+    values = {} if values is None else values
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ValueError(f"{name}: expected sections with keys, got {type(values).__name__}")
     of_file = values.pop("preset", "default")

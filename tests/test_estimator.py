@@ -307,6 +307,7 @@ def as_images(estimator, X, X_test=None, kernel=None):
 
 EXPECTED_FAILURES = {
     "check_estimators_dtypes": "casts numbers in [0, 1] to integers, which are pixels in 0..255: all images are black",
+    "check_methods_sample_order_invariance": "asks for 1e-9 of what is computed in float32: passes on some machines",
 }
 
 

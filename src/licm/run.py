@@ -326,9 +326,9 @@ def load_run(folder: str | Path, *, device: str = "cpu") -> Run:
 def _restore(config: Config, tensors: dict[str, Tensor], state: dict[str, Any], device: str) -> Run:
     """Builds a run and fills it with what was saved."""
     channels, image_size = state["image_shape"]
-    saved = {name.split(".")[2] for name in tensors if name.startswith("bank.experts.")}
-    if channels not in (1, 3) or not 1 <= int(image_size) <= 4096 or len(saved) != config.num_experts:
-        raise ValueError(f"it holds {len(saved)} experts for images of {channels} x {image_size} x {image_size}")
+    held = {name.split(".")[2] for name in tensors if name.startswith("bank.experts.")}
+    if channels not in (1, 3) or not 1 <= int(image_size) <= 4096 or len(held) != config.num_experts:
+        raise ValueError(f"it holds {len(held)} experts for images of {channels} x {image_size} x {image_size}")
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise ValueError("it holds numbers that are not finite")
     run = build_run(config, channels=channels, image_size=image_size, device=device)

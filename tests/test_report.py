@@ -288,7 +288,7 @@ def test_figures_have_a_dark_side(drawn, name):
 def browse(page: Path, profile: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--enable-logging=stderr"]
     command += [f"--user-data-dir={profile}", "--disable-background-networking", "--disable-component-update"]
-    return subprocess.run([*command, *options, page.as_uri()], capture_output=True, text=True, timeout=50, check=True)
+    return subprocess.run([*command, *options, page.as_uri()], capture_output=True, text=True, timeout=240, check=True)
 
 
 @pytest.mark.browser

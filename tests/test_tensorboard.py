@@ -157,7 +157,7 @@ def test_the_command_writes_events_and_names_the_extra_where_it_is_missing(tmp_p
 
     def licm(before: str = "pass") -> subprocess.CompletedProcess[str]:
         script = f"import sys; {before}; sys.argv[1:] = {words!r}; from licm.cli import main; main()"
-        return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=55)
+        return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=240)
 
     done = licm("sys.modules['tensorboard'] = None")
     message = "licm: error: TensorBoard is not installed; get it with: pip install 'licm[tensorboard]'\n"

@@ -73,8 +73,8 @@ def measure(config: Config, place: Path) -> dict[str, Any]:
     run = train(config.model_copy(update={"data": own}), place / "run")
     originals, mixture = load_evaluated(config, "test")
     inputs = write_pngs(place / "inputs", mixture.images)
-    restore_files(place / "run", inputs, place / "restored")
-    restore_files(place / "run", inputs, place / "routed", routed=True)
+    restore_files(place / "run", inputs, place / "restored", keep="none")
+    restore_files(place / "run", inputs, place / "routed", routed=True, keep="none")
     restored, winners = read_back(place / "restored")
     count = int(mixture.mechanism.max()) + 1
     matrix = metrics.winner_matrix(mixture.mechanism, winners, num_mechanisms=count, num_experts=config.num_experts)

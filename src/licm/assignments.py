@@ -15,6 +15,7 @@ import csv
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +30,7 @@ RESTORING = "restoring.json"
 OWN_FILES = (ASSIGNMENTS, PARQUET, SKIPPED, RESTORING)
 UNFINISHED = ".restoring"
 _PLAN, _JOURNAL, _NEW = "plan.json", "journal.jsonl", "new"
+_WAITING = 32  # files at a time
 _KEPT = "; what was restored so far is kept, go on with --resume"
 
 
@@ -88,8 +90,8 @@ class Output:
         """Notes a shard whose images are all in place, and lasting; raises `OSError` if it cannot be written."""
         path = self._state / _JOURNAL
         with writing(path, _KEPT):
-            for written in self._unsynced:
-                sync(written)
+            with ThreadPoolExecutor(_WAITING) as waiting:  # those that wait together share the disk's commits
+                list(waiting.map(sync, self._unsynced))
             for folder in {above for image in self._unsynced for above in image.parents}:
                 if folder.is_relative_to(self.folder):
                     sync(folder)

@@ -137,20 +137,3 @@ def test_any_text_is_a_config_or_refused(text):
     except ValueError as error:
         result = str(error)
     assert isinstance(result, Config) or "\n" not in result
-
-
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        ({}, "layer"),
-        ({"data.source": "mnist"}, "layer"),
-        ({"data.source": "fashion-mnist"}, "batch"),
-        ({"data.source": "my/folder", "experts.width": 8}, "batch"),
-        ({"data.canonical": "clean", "data.transformed": "damaged"}, "batch"),
-        ({"data.canonical": "clean", "data.transformed": "damaged", "experts.normalization": "layer"}, "layer"),
-    ],
-)
-def test_experts_of_images_of_ones_own_see_their_contrast(overrides, expected):
-    config = make_config(overrides=overrides)
-    assert config.experts.normalization == expected
-    assert from_yaml(to_yaml(config)) == config

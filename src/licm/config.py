@@ -12,7 +12,6 @@ from licm.checks import unknown_name
 from licm.presets import PRESETS
 
 _OF_WHOLE_BATCHES = ("convolutional", "batch")
-_STROKES = ("embedded", "mnist", "omniglot")  # all of one contrast, which layer normalisation does not see
 AUTO_EXPERTS = 16  # what `num_experts: auto` starts with
 _LARGEST = 1 << 53  # whole numbers up to here are the same in JSON; what is larger is a slip of the keyboard
 _Path = Annotated[str, Field(min_length=1)]  # the empty one would be the current folder
@@ -53,7 +52,7 @@ class ExpertConfig(_Section):
     architecture: str = Field("convolutional", validate_default=False, description="a name in licm.models.EXPERTS")
     width: int = Field(16, ge=1, le=4096)
     depth: int = Field(5, ge=2, le=100)
-    normalization: Literal["batch", "layer", "none"] = Field("layer", description="of images of one's own: batch")
+    normalization: Literal["batch", "layer", "none"] = "batch"
     activation: Literal["elu", "leaky_relu"] = "elu"
     head: Literal["sigmoid", "residual"] = "sigmoid"
     dilations: tuple[Annotated[int, Field(ge=1)], ...] | None = None
@@ -175,16 +174,13 @@ class Config(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _some_defaults_depend_on_others(cls, values: Any) -> Any:
-        sections = ("data", "experts", "revival")
-        if not isinstance(values, dict) or not all(isinstance(values.get(name, {}), dict) for name in sections):
+    def _an_unknown_number_starts_large(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("num_experts") != "auto":
+            return values
+        revival = values.get("revival", {})
+        if not isinstance(revival, dict):
             return values  # for pydantic to judge
-        if values.get("num_experts") == "auto":
-            values = {**values, "num_experts": AUTO_EXPERTS, "revival": {"retire": True, **values.get("revival", {})}}
-        data = values.get("data", {})
-        if data.get("canonical") or data.get("crop_size") or data.get("source", "embedded") not in _STROKES:
-            values = {**values, "experts": {"normalization": "batch", **values.get("experts", {})}}
-        return values
+        return {**values, "num_experts": AUTO_EXPERTS, "revival": {"retire": True, **revival}}
 
     @field_validator("mechanisms", mode="before")
     @classmethod

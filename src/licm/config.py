@@ -144,7 +144,7 @@ class RevivalConfig(_Section):
 class TrainingConfig(_Section):
     """The loop."""
 
-    steps: int = Field(600, ge=1, description="the limit")
+    steps: int = Field(700, ge=1, description="the limit")
     batch_size: int = Field(32, ge=2)
     learning_rate: float = Field(1e-3, gt=0)
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)

@@ -37,6 +37,20 @@ def test_averages_settle_on_what_the_batches_say():
     assert health.contribution.tolist() == pytest.approx([0.375, 0.125, 0.0], abs=1e-3)
 
 
+def test_an_expert_that_dies_at_once_is_idle_within_a_hundred_even_shares_of_images():
+    health = Health.start(4)
+    settle(health, [0, 1, 2, 3] * 8, 4)
+    assert not health.idle(0.25).any()
+    settle(health, [0, 1, 2, 0] * 8, 4, steps=12)  # 384 images
+    assert not health.idle(0.25).any()
+    settle(health, [0, 1, 2, 0] * 8, 4, steps=1)
+    assert health.idle(0.25).tolist() == [False, False, False, True]
+    assert health.win_share[3] * 4 > 0.7, "the average alone would not tell"
+    assert Health.restore(json.loads(json.dumps(health.state()))).idle(0.25).tolist() == health.idle(0.25).tolist()
+    settle(health, [0, 1, 2, 3] * 8, 4, steps=1)
+    assert not health.idle(0.25).any()
+
+
 def test_contribution_is_what_the_mean_winning_score_would_lose():
     """Against its definition: the mean winning score with all experts, less that without one."""
     scores = torch.rand(4, 50, generator=generator(0, "scores"))

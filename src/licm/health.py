@@ -16,6 +16,9 @@ HEALTHY_MARGIN = 0.4
 """Winner margin from which experts count as told apart: necessary for all mechanisms to have one owner each, and not
 sufficient (docs/ablation.md)."""
 
+SILENT = 100
+"""Who has won none of so many images an expert does not work; of an even share a tenth, by chance in 1 of 22,000 cases."""
+
 
 @dataclass
 class Health:
@@ -30,6 +33,8 @@ class Health:
             two that do the same.
         gaps: How far expert j is from doing expert i's work, [N', N']: the mean of i's score minus j's over the
             images i wins, over D's score of canonical images.
+        silent: Images since each expert's last win, int64 [N']. The averages of one that dies at once fall so slowly
+            that it would be taken for a working one for 150 steps.
         healthy_steps: Consecutive steps of health up to now.
     """
 
@@ -37,6 +42,7 @@ class Health:
     winning_score: Tensor
     contribution: Tensor
     gaps: Tensor
+    silent: Tensor
     healthy_steps: int = 0
     decay: float = 0.98
 
@@ -44,7 +50,8 @@ class Health:
     def start(cls, num_experts: int) -> "Health":
         """Returns the state before the first step: even shares, no scores."""
         zeros = torch.zeros(num_experts)
-        return cls(zeros + 1 / num_experts, zeros, zeros.clone(), torch.zeros(num_experts, num_experts))
+        gaps, silent = torch.zeros(num_experts, num_experts), torch.zeros(num_experts, dtype=torch.int64)
+        return cls(zeros + 1 / num_experts, zeros, zeros.clone(), gaps, silent)
 
     @property
     def margin(self) -> float:
@@ -56,6 +63,7 @@ class Health:
         scores, winners = record.scores.cpu() / max(record.real_score, 1e-6), record.winners.cpu()
         wins = torch.bincount(winners, minlength=len(scores)).float()
         best = scores.gather(0, winners[None])[0]
+        self.silent = (self.silent + len(winners)) * (wins == 0)
         self.win_share = torch.lerp(wins / wins.sum(), self.win_share, self.decay)
         won_by = torch.nn.functional.one_hot(winners, len(scores)).float()
         mean_score = (scores @ won_by).diagonal() / wins.clamp(min=1)
@@ -97,8 +105,9 @@ class Health:
         return [(i, j) for i, j in both.triu(diagonal=1).nonzero().tolist()]
 
     def _working(self) -> Tensor:
-        """Which experts win at least a twentieth of an even share, bool [N']."""
-        return self.win_share * len(self.win_share) >= 0.05
+        """Which experts win at least a twentieth of an even share, and have not fallen silent, bool [N']."""
+        count = len(self.win_share)
+        return (self.win_share * count >= 0.05) & (self.silent < SILENT * count)
 
     def judge(self, *, given_up: Tensor, idle_below: float, overloaded_above: float) -> bool:
         """Counts the step as healthy or not: told apart, no expert idle or overloaded.
@@ -124,16 +133,19 @@ class Health:
             "winning_score": self.winning_score.tolist(),
             "contribution": self.contribution.tolist(),
             "gaps": self.gaps.tolist(),
+            "silent": self.silent.tolist(),
             "healthy_steps": self.healthy_steps,
         }
 
     @classmethod
     def restore(cls, state: dict[str, Any]) -> "Health":
-        """Returns the health that `state` was taken from."""
+        """Returns the health that `state` was taken from; in one of an earlier version nobody is silent."""
+        none = [0] * len(state["win_share"])
         return cls(
             win_share=torch.tensor(state["win_share"]),
             winning_score=torch.tensor(state["winning_score"]),
             contribution=torch.tensor(state["contribution"]),
             gaps=torch.tensor(state["gaps"]),
+            silent=torch.tensor(state.get("silent", none)),
             healthy_steps=state["healthy_steps"],
         )

@@ -131,6 +131,7 @@ class Revival:
         health.winning_score[revived] = health.winning_score[donor]
         health.contribution[[revived, donor]] = health.contribution[[revived, donor]].mean()
         health.gaps[revived], health.gaps[:, revived] = health.gaps[donor], health.gaps[:, donor]
+        health.silent[revived] = 0
         return {"event": "revived", "expert": revived, "donor": donor, "try": int(self.tries[revived])}
 
     def _end(self, trial: Trial, competition: Competition, health: Health) -> dict[str, Any]:

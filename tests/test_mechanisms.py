@@ -32,6 +32,10 @@ def images(count: int = 4, channels: int = 1, size: tuple[int, int] = (16, 20)) 
 def test_contract(mechanism, channels, size, dtype):
     x = images(channels=channels, size=size).to(dtype)
     before = x.clone()
+    if channels == 1 and "swap" in str(mechanism):
+        with pytest.raises(ValueError, match="needs images of at least 3 channels, got 1"):
+            mechanism(x, None)
+        return
     y = mechanism(x, generator(1, "draw"))
     assert y.shape == x.shape
     assert y.dtype == dtype
@@ -141,6 +145,38 @@ def test_rotation_keeps_shapes_on_oblong_frames():
     assert rows[-1] - rows[0] == cols[-1] - cols[0]
 
 
+def test_colour():
+    """A channel is what it is called, and the others are left alone."""
+    x = images(channels=3)
+    red, green, blue = x.unbind(dim=1)
+    tinted = Mechanism("cast", {"channel": 1, "factor": 0.25})(x)
+    assert torch.equal(tinted, torch.stack([red, green / 4, blue], dim=1))
+    assert torch.equal(Mechanism("cast", {"factor": 2})(x)[:, 0], (2 * red).clamp(max=1))
+    assert torch.equal(Mechanism("swap_channels")(x), torch.stack([blue, green, red], dim=1))
+    assert torch.equal(Mechanism("swap_channels", {"second": 1})(x), torch.stack([green, red, blue], dim=1))
+
+
+def test_where_a_cast_can_be_undone():
+    x = images(channels=3)
+    for parameters in ({"channel": 2, "factor": 0.1}, {"channel": 1, "factor": 1}):
+        mechanism = Mechanism("cast", parameters)
+        assert torch.allclose(mechanism.inverse(mechanism(x)), x, atol=1e-6)
+    assert not Mechanism("cast", {"factor": 0}).has_inverse, "nothing is left of the channel"
+    assert not Mechanism("cast", {"factor": 1.5}).has_inverse, "what is bright is clamped"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cast(channel=1)", "^mechanism .cast.: channel 1 needs images of at least 2 channels, got 1$"),
+        ("swap_channels(first=1)", "^mechanism .swap_channels.: channel 2 needs images of at least 3 channels, got 1$"),
+    ],
+)
+def test_channels_that_grey_images_do_not_have_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_mechanism(text)(images())
+
+
 def test_chain_applies_left_to_right_and_inverts_right_to_left():
     chain = parse_mechanism("flip_horizontal | contrast(factor=0.5)")
     assert isinstance(chain, Chain)
@@ -161,6 +197,10 @@ def test_chain_applies_left_to_right_and_inverts_right_to_left():
         ("shift(dx=1.5)", "dx must be a whole number, got 1.5"),
         ("blur(sigma=0)", r"sigma must be in \[0.05, 100\], got 0"),
         ("noise(variance=-1)", r"variance must be in \[0, 100\], got -1"),
+        ("cast(channel=3)", r"channel must be in \[0, 2\], got 3"),
+        ("cast(channel=0.5)", "channel must be a whole number, got 0.5"),
+        ("cast(factor=-1)", r"factor must be in \[0, 100\], got -1"),
+        ("swap_channels(second=-1)", r"second must be in \[0, 2\], got -1"),
         ("shift(4)", "expected NAME, NAME"),
         ("shift(dx=__import__('os'))", "expected NAME, NAME"),
         ("shift(**x)", "expected NAME, NAME"),

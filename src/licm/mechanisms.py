@@ -108,6 +108,22 @@ def contrast(images: Tensor, generator: Generator | None, *, factor: float = 0.5
     return (factor * (images - 0.5) + 0.5).clamp(0, 1)
 
 
+def cast(images: Tensor, generator: Generator | None, *, channel: int = 0, factor: float = 0.5) -> Tensor:
+    """Scales one channel alone, a colour cast, then clamps to [0, 1]; factors up to 1 lose nothing."""
+    _check_channels(images, "cast", channel)
+    tinted = images.clone()
+    tinted[:, channel] = (factor * images[:, channel]).clamp(0, 1)
+    return tinted
+
+
+def swap_channels(images: Tensor, generator: Generator | None, *, first: int = 0, second: int = 2) -> Tensor:
+    """Exchanges two channels: red and blue, unless others are named."""
+    _check_channels(images, "swap_channels", first, second)
+    order = list(range(images.shape[1]))
+    order[first], order[second] = second, first
+    return images[:, order]
+
+
 def thicken(images: Tensor, generator: Generator | None, *, radius: int = 1) -> Tensor:
     """Grey-level dilation by a square of side 2 * radius + 1: bright strokes grow."""
     return F.max_pool2d(images, 2 * radius + 1, stride=1, padding=radius)
@@ -116,6 +132,14 @@ def thicken(images: Tensor, generator: Generator | None, *, radius: int = 1) -> 
 def thin(images: Tensor, generator: Generator | None, *, radius: int = 1) -> Tensor:
     """Grey-level erosion by a square of side 2 * radius + 1: bright strokes shrink."""
     return -F.max_pool2d(-images, 2 * radius + 1, stride=1, padding=radius)
+
+
+def _check_channels(images: Tensor, name: str, *channels: int) -> None:
+    if max(channels) >= images.shape[1]:
+        raise ValueError(
+            f"mechanism {name!r}: channel {max(channels)} needs images of at least {max(channels) + 1} channels, "
+            f"got {images.shape[1]}"
+        )
 
 
 def _affine(images: Tensor, matrix: list[list[float]]) -> Tensor:
@@ -180,6 +204,14 @@ MECHANISMS: dict[str, MechanismKind] = {
         inverse=lambda images, generator, factor=0.5: (images - 0.5) / factor + 0.5,
         inverse_valid=lambda factor=0.5: 0 < factor <= 1,
     ),
+    "cast": MechanismKind(
+        cast,
+        _levels("factor", 0.9, 0.5, 0.25),
+        {"channel": (0, 2), "factor": (0, 100)},
+        inverse=lambda images, generator, channel=0, factor=0.5: cast(images, None, channel=channel, factor=1 / factor),
+        inverse_valid=lambda channel=0, factor=0.5: 0 < factor <= 1,
+    ),
+    "swap_channels": MechanismKind(swap_channels, bounds={"first": (0, 2), "second": (0, 2)}, inverse=swap_channels),
     "thicken": MechanismKind(thicken, _levels("radius", 1, 2), {"radius": (0, 100)}),
     "thin": MechanismKind(thin, _levels("radius", 1, 2), {"radius": (0, 100)}),
 }

@@ -176,7 +176,7 @@ def choose_shown(mixture: Mixture, names: tuple[str, ...]) -> Tensor:
 
 def make_photographs_config(**overrides: Any) -> Config:
     """The defaults for images of one's own, with an expert for each mechanism."""
-    settings = {"mechanisms": MECHANISMS, "experts.normalization": "batch", **overrides}
+    settings = {"mechanisms": MECHANISMS, **overrides}
     return make_config(overrides={"num_experts": len(settings["mechanisms"]), **settings})
 
 

@@ -58,7 +58,7 @@ class Reference:
     def step(self, canonical: Tensor, transformed: Tensor) -> ReferenceRecord:
         """One update of the discriminator, then of the winners."""
         for expert in self.experts:
-            expert.train()
+            expert.train(not expert.is_frozen)
         outputs = [expert(transformed) for expert in self.experts]
         logits = torch.stack([self.discriminator(output) for output in outputs]).detach()
         real_score = self.discriminator(canonical).sigmoid().mean().item()
@@ -149,5 +149,5 @@ class Reference:
         noise = (transformed - network(restored)).detach()
         made = (network(canonical).detach() + noise).clamp(0, 1)
         error = F.mse_loss(expert.eval()(made), canonical)
-        expert.train()
+        expert.train(not expert.is_frozen)
         return error

@@ -132,10 +132,9 @@ def measure_step(rounds: int) -> dict[str, Any]:
 
 
 def routed(config: Config) -> Config:
-    """The same under a router that is always trusted, with experts that it can choose among."""
+    """The same under a router that is always trusted."""
     changes = {"proposals": PROPOSALS, "trusted_from": 0.0, "check_every": 1 << 40}
-    experts = config.experts.model_copy(update={"normalization": "layer"})
-    return config.model_copy(update={"router": config.router.model_copy(update=changes), "experts": experts})
+    return config.model_copy(update={"router": config.router.model_copy(update=changes)})
 
 
 def compiled(config: Config) -> Config:

@@ -29,7 +29,7 @@ def test_forward_flop_of_a_convolution_and_a_layer():
     assert forward_flop(network, 8) == 2 * (8 * 8 * 5 * 3 * 9 + 5 * 8 * 8 * 7)
 
 
-@pytest.mark.parametrize("normalization", ["batch", "layer", "none"])
+@pytest.mark.parametrize("normalization", ["frozen", "batch", "layer", "none"])
 @pytest.mark.parametrize(("samples", "pair_weight"), [(None, 0.0), (1, 0.0), (1, 20.0)])
 def test_the_formula_is_what_a_step_takes(monkeypatch, normalization, samples, pair_weight):
     competition = small_competition(

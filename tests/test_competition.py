@@ -91,11 +91,12 @@ def check_discriminator_has_no_gradient_from_experts(competition: Competition) -
 
 
 def check_batch_statistics_once_a_step(competition: Competition) -> None:
+    """Of frozen ones none is taken."""
     run_steps(competition, 3)
     for expert in competition.bank:
         for name, buffer in expert.named_buffers():
             if name.endswith("num_batches_tracked"):
-                assert buffer.item() == 3
+                assert buffer.item() == (0 if expert.is_frozen else 3)
 
 
 def check_discriminator_learns_from_losers(competition: Competition) -> None:
@@ -185,7 +186,7 @@ def test_the_discriminator_learns_from_losers_and_the_check_catches_winners_only
 # --- Tests ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("normalization", ["batch", "layer", "none"])
+@pytest.mark.parametrize("normalization", ["frozen", "batch", "layer", "none"])
 @pytest.mark.parametrize(
     ("objective", "samples", "gamma", "cycle_weight", "pair_weight"),
     [

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from licm.identity import train_identity
 from licm.models import Discriminator, Expert, ExpertBank, score_matrix
 from licm.seeding import generator
 
@@ -12,7 +13,7 @@ def images(count: int = 3, channels: int = 1, size: tuple[int, int] = (28, 28)) 
 
 
 @pytest.mark.parametrize("head", ["sigmoid", "residual"])
-@pytest.mark.parametrize("normalization", ["batch", "layer", "none"])
+@pytest.mark.parametrize("normalization", ["frozen", "batch", "layer", "none"])
 @pytest.mark.parametrize(("channels", "size"), [(1, (28, 28)), (3, (33, 20))])
 def test_expert_keeps_shape_and_range(head, normalization, channels, size):
     expert = Expert(channels=channels, width=6, depth=3, head=head, normalization=normalization)
@@ -106,7 +107,9 @@ def test_models_agree_between_devices():
     assert torch.allclose(on_cpu, on_device, atol=1e-3)
 
 
-@pytest.mark.parametrize(("normalization", "is_blind"), [("layer", True), ("batch", False), ("none", False)])
+@pytest.mark.parametrize(
+    ("normalization", "is_blind"), [("layer", True), ("frozen", False), ("batch", False), ("none", False)]
+)
 def test_under_layer_normalisation_an_expert_does_not_see_contrast(normalization, is_blind):
     """Why it is not the default for images of one's own."""
     torch.manual_seed(0)
@@ -115,3 +118,16 @@ def test_under_layer_normalisation_an_expert_does_not_see_contrast(normalization
     with torch.no_grad():
         difference = (expert(images) - expert(images / 2)).abs().max().item()
     assert (difference < 1e-3) == is_blind
+
+
+def test_frozen_statistics_are_those_of_the_identity_start():
+    bank = ExpertBank([Expert(width=4, depth=3, normalization="frozen") for _ in range(2)])
+    x = images(8, size=(12, 12))
+    train_identity(bank[0], x, seed=0, index=0, max_steps=3, batch_size=4)
+    learned, untouched = (each.body[1].running_mean.clone() for each in bank)
+    assert learned.abs().max() > 0
+    assert untouched.abs().max() == 0
+    bank.train()
+    assert not bank.uses_batch_statistics
+    assert torch.allclose(bank[0](x)[:1], bank[0](x[:1]), atol=1e-6), "an output depends on its own image alone"
+    assert torch.equal(bank[0].body[1].running_mean, learned)

@@ -20,7 +20,7 @@ def assert_close(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> None:
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("normalization", ["batch", "layer", "none"])
+@pytest.mark.parametrize("normalization", ["frozen", "batch", "layer", "none"])
 @pytest.mark.parametrize(
     ("objective", "gamma", "cycle_weight", "cycle_pulls", "tie_margin", "pair_weight"),
     [

@@ -126,7 +126,7 @@ def test_experts_with_batch_statistics_cannot_be_routed():
     [
         (
             {"experts.normalization": "batch"},
-            "router.proposals needs experts.normalization 'layer': 'batch' takes the whole batch",
+            "router.proposals needs experts.normalization 'frozen': 'batch' takes the whole batch",
         ),
         ({"router.enabled": False}, "router.proposals needs router.enabled"),
     ],

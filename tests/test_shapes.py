@@ -50,7 +50,7 @@ def config():
 
 
 @pytest.mark.parametrize("head", ["sigmoid", "residual"])
-@pytest.mark.parametrize("normalization", ["batch", "layer", "none"])
+@pytest.mark.parametrize("normalization", ["frozen", "batch", "layer", "none"])
 def test_an_expert_keeps_shape_and_range(kind, head, normalization):
     x = examples(kind, 5)
     expert = Expert(channels=x.shape[1], width=6, depth=3, head=head, normalization=normalization, dims=x.ndim - 2)

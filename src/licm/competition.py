@@ -311,9 +311,9 @@ class Competition:
         assert self.forward is not None
         with torch.no_grad():
             made = (self.forward[j](canonical) + residual).clamp(0, 1)
-        expert = self.bank[j].eval()
-        error = F.mse_loss(expert(made), canonical)
-        expert.train()
+        expert, mode = self.bank[j], self.bank[j].training
+        error = F.mse_loss(expert.eval()(made), canonical)
+        expert.train(mode)
         return error
 
 

@@ -52,7 +52,7 @@ class ExpertConfig(_Section):
     architecture: str = Field("convolutional", validate_default=False, description="a name in licm.models.EXPERTS")
     width: int = Field(16, ge=1, le=4096)
     depth: int = Field(5, ge=2, le=100)
-    normalization: Literal["batch", "layer", "none"] = "batch"
+    normalization: Literal["frozen", "batch", "layer", "none"] = "frozen"
     activation: Literal["elu", "leaky_relu"] = "elu"
     head: Literal["sigmoid", "residual"] = "sigmoid"
     dilations: tuple[Annotated[int, Field(ge=1)], ...] | None = None
@@ -144,7 +144,7 @@ class RevivalConfig(_Section):
 class TrainingConfig(_Section):
     """The loop."""
 
-    steps: int = Field(700, ge=1, description="the limit")
+    steps: int = Field(600, ge=1, description="the limit")
     batch_size: int = Field(32, ge=2)
     learning_rate: float = Field(1e-3, gt=0)
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
@@ -215,7 +215,7 @@ class Config(_Section):
             if self.router.proposals and is_set:
                 raise ValueError(f"{key} needs router.proposals 0: every expert has to be asked")
         if self.router.proposals and (self.experts.architecture, self.experts.normalization) == _OF_WHOLE_BATCHES:
-            raise ValueError("router.proposals needs experts.normalization 'layer': 'batch' takes the whole batch")
+            raise ValueError("router.proposals needs experts.normalization 'frozen': 'batch' takes the whole batch")
         return self
 
 

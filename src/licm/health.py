@@ -17,7 +17,7 @@ HEALTHY_MARGIN = 0.4
 sufficient (docs/ablation.md)."""
 
 SILENT = 100
-"""Who has won none of so many images an expert does not work; of an even share a tenth, by chance in 1 of 22,000 cases."""
+"""Who has won none of so many images an expert does not work: at a tenth of an even share, 1 in 22,000 by chance."""
 
 
 @dataclass

@@ -18,7 +18,7 @@ from licm.checks import check_images
 
 Activation = Literal["elu", "leaky_relu"]
 Head = Literal["sigmoid", "residual"]
-Normalization = Literal["batch", "layer", "none"]
+Normalization = Literal["frozen", "batch", "layer", "none"]
 
 # In place: what comes before, a convolution or a normalisation, needs its input for the gradient and not its output.
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -59,8 +59,9 @@ class Expert(nn.Module):
         channels: c, of input and output.
         width: Filters of each hidden convolution.
         depth: Number of convolutions, at least 2.
-        normalization: "batch" (slides), "layer" (over all channels and pixels of an image, so that an output does not
-            depend on the other images) or "none", between each hidden convolution and its activation.
+        normalization: "batch" (slides), "frozen" (batch normalisation by the statistics of the identity start, which an
+            `ExpertBank` holds from then on), "layer" (over all channels and pixels of an image) or "none", between each
+            hidden convolution and its activation. But for "batch" an output depends on no other image of a batch.
         activation: "elu" (slides) or "leaky_relu" (slope 0.1; much cheaper on a CPU).
         head: "sigmoid" (of the last convolution) or "residual": sigmoid(logit(x) + last convolution), which is
             the identity (within 0.01) when the last convolution is zero.
@@ -93,7 +94,7 @@ class Expert(nn.Module):
         inputs = channels + dims * coordinates
         for dilation in dilations[:-1]:
             layers.append(convolution(dims, inputs, width, dilation=dilation, bias=normalization == "none"))
-            if normalization == "batch":
+            if normalization in ("batch", "frozen"):
                 layers.append(nn.BatchNorm2d(width) if dims == 2 else nn.BatchNorm1d(width))
             if normalization == "layer":
                 layers.append(nn.GroupNorm(1, width))
@@ -105,6 +106,7 @@ class Expert(nn.Module):
         self.dims = dims
         self.head = head
         self.coordinates = coordinates
+        self.is_frozen = normalization == "frozen"
         self.receptive_radius = sum(dilations) if dims > 0 else None
         self.is_local = dims > 0 and not coordinates and normalization != "layer"
 
@@ -190,6 +192,10 @@ the same shape and range; for signals and vectors they are given `dims` too. Add
 `experts.architecture`."""
 
 
+def _is_frozen(expert: nn.Module) -> bool:
+    return bool(getattr(expert, "is_frozen", False))
+
+
 class ExpertBank(nn.Module):
     """The experts E_1..E_N', all of one architecture.
 
@@ -208,11 +214,19 @@ class ExpertBank(nn.Module):
         """Takes experts out of the competition: their numbers stay, and their scores are minus infinity."""
         self.competing[list(experts)] = False
 
+    def train(self, mode: bool = True) -> "ExpertBank":
+        """Sets the mode; experts with frozen statistics stay in evaluation mode unless trained by themselves."""
+        super().train(mode)
+        for expert in self:
+            expert.train(mode and not _is_frozen(expert))
+        return self
+
     @property
     def uses_batch_statistics(self) -> bool:
         """Whether in training mode an output depends on the other images of the batch."""
         kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-        return any(isinstance(module, kinds) for module in self.modules())
+        modules = (module for expert in self if not _is_frozen(expert) for module in expert.modules())
+        return any(isinstance(module, kinds) for module in modules)
 
     def __len__(self) -> int:
         return len(self.experts)

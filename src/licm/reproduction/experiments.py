@@ -105,12 +105,14 @@ FROM_PAPER_TO_DEFAULT: dict[str, dict[str, Any]] = {
         "router.enabled": True,
     },
     "pairs": {"competition.pair_weight": 20.0},
+    "frozen statistics": {"experts.normalization": "frozen"},
 }
 """What leads from the preset `paper` to `default`, one after the other; at the end they are the same."""
 
 _FROM_DEFAULT: dict[str, dict[str, Any]] = {
     "residual head": {"experts.head": "residual"},
     "residual head, analytic start": {"experts.head": "residual", "identity.start": "analytic"},
+    "batch normalisation": {"experts.normalization": "batch"},
     "layer normalisation": {"experts.normalization": "layer"},
     "no normalisation": {"experts.normalization": "none"},
     "copied identity start": {"identity.start": "copied"},
@@ -175,8 +177,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     "too_few_6": Experiment(
         "Too few experts: 6 for 10",
         "With fewer experts than mechanisms the matched share, over the experts, is called coverage: each expert "
-        "should own at least one mechanism whole. Some mechanisms are shared or have to be won by another's owner. With "
-        "ties left as they are the best score wins, and forward networks have no say.",
+        "should own at least one mechanism whole. Some mechanisms are shared or have to be won by another's owner. "
+        "With ties left as they are the best score wins, and forward networks have no say.",
         _other_number(6, **{"ties left as they are": {"competition.tie_margin": 0.0}}),
     ),
     "omniglot": Experiment(

@@ -111,7 +111,7 @@ def test_models_agree_between_devices():
     ("normalization", "is_blind"), [("layer", True), ("frozen", False), ("batch", False), ("none", False)]
 )
 def test_under_layer_normalisation_an_expert_does_not_see_contrast(normalization, is_blind):
-    """Why it is not the default for images of one's own."""
+    """Why it is not the default."""
     torch.manual_seed(0)
     expert = Expert(width=4, depth=3, normalization=normalization).eval()
     images = torch.rand(2, 1, 12, 12)
@@ -131,3 +131,17 @@ def test_frozen_statistics_are_those_of_the_identity_start():
     assert not bank.uses_batch_statistics
     assert torch.allclose(bank[0](x)[:1], bank[0](x[:1]), atol=1e-6), "an output depends on its own image alone"
     assert torch.equal(bank[0].body[1].running_mean, learned)
+
+
+@pytest.mark.parametrize("dims", [0, 1, 2])
+def test_folded_batch_normalisation_is_the_same(dims):
+    torch.manual_seed(0)
+    expert = Expert(channels=2, width=4, depth=3, normalization="batch", dims=dims)
+    x = torch.rand(5, 2, *[12] * dims)
+    for _ in range(3):
+        expert(x)  # moves the running statistics
+    for norm in expert.body[1::3]:
+        torch.nn.init.uniform_(norm.weight, 0.5, 2)
+        torch.nn.init.normal_(norm.bias)
+    expert.eval()
+    assert torch.allclose(expert(x), torch.sigmoid(expert.last(expert.body(x))), atol=1e-6)

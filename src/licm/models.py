@@ -9,7 +9,7 @@ connected layer of 1024 at the end. Everything that differs between presets is a
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -113,10 +113,29 @@ class Expert(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Returns the expert's output, [n, c, h, w] in [0, 1]."""
         inputs = _with_coordinates(images) if self.coordinates else images
-        change = self.last(self.body(inputs))
+        change = self.last(self._hidden(inputs))
         if self.head == "residual":
             change = change + torch.logit(images.clamp(_LOGIT_MARGIN, 1 - _LOGIT_MARGIN))
         return torch.sigmoid(change)
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        """The body, in evaluation mode with batch normalisation folded into the convolutions: a pass less over x."""
+        if self.training or not isinstance(self.body[1], nn.modules.batchnorm._BatchNorm):
+            return self.body(x)
+        layers: Any = iter(self.body)
+        for layer, norm, activation in zip(layers, layers, layers):
+            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+            x = activation(_with_weights(layer, x, scale, norm.bias - norm.running_mean * scale))
+        return x
+
+
+def _with_weights(layer: nn.Linear | nn.Conv1d | nn.Conv2d, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """Applies a convolution or linear map with each filter scaled, and a bias."""
+    weight = layer.weight * scale.view(-1, *[1] * (layer.weight.ndim - 1))
+    if isinstance(layer, nn.Linear):
+        return nn.functional.linear(x, weight, bias)
+    convolve = nn.functional.conv1d if isinstance(layer, nn.Conv1d) else nn.functional.conv2d
+    return convolve(x, weight, bias, layer.stride, layer.padding, layer.dilation)
 
 
 def _with_coordinates(images: Tensor) -> Tensor:

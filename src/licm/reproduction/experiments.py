@@ -176,8 +176,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     "too_few_6": Experiment(
         "Too few experts: 6 for 10",
         "With fewer experts than mechanisms the matched share, over the experts, is called coverage: each expert "
-        "should own at least one mechanism whole. Some mechanisms are shared or have to be won by another's owner. With "
-        "ties left as they are the best score wins, and forward networks have no say.",
+        "should own at least one mechanism whole. Some mechanisms are shared or have to be won by another's owner. "
+        "With ties left as they are the best score wins, and forward networks have no say.",
         _other_number(6, **{"ties left as they are": {"competition.tie_margin": 0.0}}),
     ),
     "omniglot": Experiment(

@@ -143,7 +143,8 @@ def test_what_is_refused(tmp_path):
         load_training_data(**given, crop_size=8)
     grey, colour = heap_of(tmp_path / "grey"), heap_of(tmp_path / "colour", shape=(3,))
     paths = {"canonical": str(grey), "transformed": str(colour)}
-    with pytest.raises(ValueError, match=r"data.transformed: expected images like those of data.canonical, grey, got"):
+    message = "data.transformed: expected images like those of data.canonical, grey, got colour; .* data.channels=1$"
+    with pytest.raises(ValueError, match=message):
         load_training_data(**given, **paths, crop_size=8)
     assert load_training_data(**given, **paths, crop_size=8, channels=1).transformed.shape[1] == 1
     Image.fromarray(np.zeros((9, 9), np.uint16)).save(colour / "deep.png")

@@ -178,7 +178,8 @@ def test_a_run_applies_its_forward_networks(small_run):
     assert made.shape == images.shape
     assert torch.allclose(made, expected, atol=1e-6)
     assert not made.requires_grad
-    for wrong in (3, -1, 0.0, True):
+    assert torch.equal(made, run.apply(images, mechanism=np.int64(2))), "as predict gives it"
+    for wrong in (3, -1, np.int64(3), 0.0, True, np.True_):
         with pytest.raises(ValueError, match=r"mechanism: expected the number of an expert, 0 to 2, got"):
             run.apply(images, mechanism=wrong)
     with pytest.raises(ValueError, match=r"images: expected 1 channel\(s\), got 3"):

@@ -239,12 +239,20 @@ def test_before_the_fit(method):
             r"X: expected integers in 0\.\.255 or numbers .*, got values from \d+ to 256",
         ),
         (SPOILT > 0.5, CLEAN, r"X: expected integers in 0\.\.255 or numbers in \[0, 1\], got torch\.bool"),
+        (BYTES[:0], CLEAN, r"X: expected a non-empty batch \[n, c, h, w\], got shape \(0, 1, 12, 12\)"),
         (torch.zeros(4, 1, 12, 12), CLEAN, r"transformed: every image is of one colour"),
     ],
 )
 def test_what_is_no_heap_of_images_is_refused(X, canonical, message):
     with pytest.raises(ValueError, match=message):
         inverter().fit(X, canonical=canonical)
+
+
+def test_what_is_no_form_of_images_is_refused(fitted):
+    with pytest.raises(TypeError, match=r"^canonical: expected an array, tensor, data set or path, got NoneType$"):
+        inverter().fit(SPOILT, canonical=None)
+    with pytest.raises(TypeError, match=r"^X: expected an array, tensor, data set or path, got DataLoader$"):
+        fitted.transform(torch.utils.data.DataLoader(Items()))
 
 
 class Odd(torch.utils.data.Dataset):
@@ -269,6 +277,9 @@ def test_a_dataset_of_other_things_is_refused(fitted, dataset):
 def test_settings_are_checked_when_fitted(fitted):
     with pytest.raises(ValueError, match=r"unknown configuration key 'experts\.widht': did you mean 'experts\.width'"):
         inverter(settings={"experts.widht": 3}).fit(SPOILT, canonical=CLEAN)
+    for key in ("seed", "num_experts", "data.source", "data.crop_size"):
+        with pytest.raises(ValueError, match=rf"^settings: '{key}' comes from an argument or the images given to"):
+            inverter(settings={**TINY, key: 16}).fit(SPOILT, canonical=CLEAN)
     with pytest.raises(ValueError, match=r"'num_experts': input should be greater than or equal to 1, got 0"):
         inverter(num_experts=0).fit(SPOILT, canonical=CLEAN)
     with pytest.raises(ValueError, match="X: expected images like those of the fit, 1 x 12 x 12, got 1 x 10 x 10"):

@@ -167,6 +167,9 @@ def test_the_estimator_takes_rows_of_either_kind_and_gives_back_their_form(kind,
     assert again.partial_fit(1 - rows, canonical=rows).n_iter_ == 6
     with pytest.raises(ValueError, match="features"):
         inverter.transform(rows[:, 1:])
+    for method in (inverter.predict_proba, inverter.abstain):
+        with pytest.raises(ValueError, match=rf"^kind: confidence and abstention are for images, got '{kind}'$"):
+            method(rows)
 
 
 def test_rows_are_what_the_estimator_is_told_they_are():

@@ -114,6 +114,12 @@ def _kind(images: Tensor) -> str:
     return f"{images.shape[-1]}x{images.shape[-2]} px {'grey' if images.shape[1] == 1 else 'colour'}"
 
 
+def _check_alike(real: str, fake: str) -> None:
+    if real != fake:
+        hint = "" if real.split()[-1] == fake.split()[-1] else "; folders are read as grey with data.channels=1"
+        raise ValueError(f"data.transformed: expected images like those of data.canonical, {real}, got {fake}{hint}")
+
+
 def _padded(images: ImageSet, size: int | None) -> ImageSet:
     height, width = images.images.shape[-2:]
     if size is None or (height, width) == (size, size):
@@ -277,10 +283,7 @@ def load_training_data(
         real, fake = (
             _padded(load_images(path, channels=channels), image_size).images for path in (canonical, transformed)
         )
-        if real.shape[1:] != fake.shape[1:]:
-            raise ValueError(
-                f"data.transformed: expected images like those of data.canonical, {_kind(real)}, got {_kind(fake)}"
-            )
+        _check_alike(_kind(real), _kind(fake))
         return TrainingData(to_float(real), to_float(fake))
     if crop_size is not None:
         raise ValueError("data.crop_size: crops are of images of one's own, data.canonical and data.transformed")
@@ -303,9 +306,7 @@ def load_training_data(
 
 def _crops_of(canonical: str, transformed: str, size: int, channels: int | None) -> TrainingData:
     real, fake = (Heap(path, size=size, channels=channels) for path in (canonical, transformed))
-    if real.channels != fake.channels:
-        kinds = ["grey" if heap.channels == 1 else "colour" for heap in (real, fake)]
-        raise ValueError(f"data.transformed: expected images like those of data.canonical, {kinds[0]}, got {kinds[1]}")
+    _check_alike(*("grey" if heap.channels == 1 else "colour" for heap in (real, fake)))
     return TrainingData(
         real.sample(purpose="canonical sample"), fake.sample(purpose="transformed sample"), heaps=(real, fake)
     )

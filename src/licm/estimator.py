@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from licm import checkpoint as files
 from licm.checks import KINDS, unknown_name
 from licm.competition import compete
-from licm.confidence import CALIBRATION, gather_evidence, needed, read_calibration
+from licm.confidence import CALIBRATION, Calibration, gather_evidence, needed, read_calibration
 from licm.config import Config, flat, make_config
 from licm.datasets import IN_MEMORY, TrainingData
 from licm.forms import PATHS, Given, count_axes, read_images
@@ -162,17 +162,17 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
         Errors are those of `transform`, and `ValueError` where `calibration_` is None; see `licm.confidence`.
         """
-        scores, _ = self._compete(X)
-        return needed(self.calibration_).confidences(scores).numpy()
+        calibration = self._needed_calibration()
+        return calibration.confidences(self._compete(X)[0]).numpy()
 
     def abstain(self, X: Any) -> np.ndarray:
         """Returns why nothing should be claimed of an image, [n]: "clean" already, "unknown" mechanism, or "".
 
         `transform` restores such images all the same. Errors are those of `predict_proba`.
         """
-        images = self._read(X).images
+        calibration, images = self._needed_calibration(), self._read(X).images
         evidence = gather_evidence(self.run_, images, *restore_images(self.run_, images))
-        return np.array(needed(self.calibration_).reasons(evidence))
+        return np.array(calibration.reasons(evidence))
 
     def score(self, X: Any, y: Any = None) -> float:
         """Returns the mean score of the winners' outputs, in [0, 1]: how much like clean images they are restored.
@@ -277,6 +277,10 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if isinstance(seed, np.random.RandomState) or seed is None:
             seed = int(check_random_state(seed).randint(2**31 - 1))
         settings = dict(self.settings or {})
+        for key in settings:
+            if key.startswith(_GIVEN_OTHERWISE):
+                told = "comes from an argument or the images given to fit"
+                raise ValueError(f"settings: {key!r} {told}; for crops and sources, train with licm train and load")
         if not any(key in settings for key in _BATCH_SIZE):
             usual = make_config(self.preset).training.batch_size
             settings["batch_size"] = min(usual, len(data.canonical), len(data.transformed))
@@ -312,6 +316,12 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         scores, winners = compete(self.run_.experts, self.run_.discriminator, images)
         return scores.cpu(), winners.cpu()
 
+    def _needed_calibration(self) -> Calibration:
+        check_is_fitted(self)
+        if self.kind != "images":
+            raise ValueError(f"kind: confidence and abstention are for images, got {self.kind!r}")
+        return needed(self.calibration_)
+
     def _dims(self) -> int:
         if self.kind not in KINDS:
             raise ValueError(unknown_name("kind", self.kind, KINDS))
@@ -322,7 +332,7 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if not reset:
             check_is_fitted(self)
         dims = self._dims()
-        rows = not isinstance(X, (*PATHS, Tensor, Dataset, ImageSet)) and count_axes(X) not in (3, 4)
+        rows = not isinstance(X, (*PATHS, Tensor, Dataset, ImageSet)) and count_axes(X, "X") not in (3, 4)
         if rows:
             X = validate_data(self, X, reset=reset, dtype="numeric", ensure_non_negative=True)
         given = read_images(X, "X", None if reset else self.image_shape_, dims=dims)

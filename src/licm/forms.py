@@ -31,9 +31,11 @@ class Given:
     give_back: Callable[[Tensor], Any]
 
 
-def count_axes(X: Any) -> int:
-    """Returns the number of axes of an array or of nested lists."""
-    return X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
+def count_axes(X: Any, name: str) -> int:
+    """Returns the number of axes of an array or of nested lists; raises a `TypeError` for what has none."""
+    if not (count := X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim):
+        raise TypeError(f"{name}: expected an array, tensor, data set or path, got {type(X).__name__}")
+    return count
 
 
 def read_images(X: Any, name: str, expected: tuple[int, ...] | None = None, *, dims: int = 2) -> Given:
@@ -57,7 +59,7 @@ def read_images(X: Any, name: str, expected: tuple[int, ...] | None = None, *, d
     if dims == 1 and values.ndim == 2:
         images = values[:, None]
     if dims == 2 and not dtype.is_floating_point:
-        low, high = (0, 0) if dtype == torch.bool else (int(value) for value in images.aminmax())
+        low, high = (0, 0) if dtype == torch.bool or 0 in shape else (int(value) for value in images.aminmax())
         if dtype == torch.bool or low < 0 or high > 255:
             got = dtype if dtype == torch.bool else f"values from {low} to {high}"
             raise ValueError(f"{name}: expected integers in 0..255 or numbers in [0, 1], got {got}")
@@ -90,7 +92,7 @@ def _as_tensor(X: Any, name: str) -> tuple[Tensor, bool]:
         except (TypeError, RuntimeError, LookupError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{name}: expected a dataset of image tensors of one size, got {reason}") from None
-    array = check_array(X, dtype="numeric", allow_nd=True, ensure_2d=count_axes(X) < 3, input_name=name)
+    array = check_array(X, dtype="numeric", allow_nd=True, ensure_2d=count_axes(X, name) < 3, input_name=name)
     array = array.astype(np.int64) if array.dtype.kind == "u" and array.dtype != np.uint8 else array  # torch knows few
     return torch.tensor(np.ascontiguousarray(array)), True
 

@@ -1,6 +1,7 @@
 """A run: what it holds in memory, and its way to the run folder and back."""
 
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +114,11 @@ class Run:
                 "this run has no forward networks, which learn the mechanisms: "
                 "train one with competition.cycle_weight above 0"
             )
-        if isinstance(mechanism, bool) or not isinstance(mechanism, int) or not 0 <= mechanism < len(forward):
+        if isinstance(mechanism, bool) or not isinstance(mechanism, Integral) or not 0 <= mechanism < len(forward):
             raise ValueError(f"mechanism: expected the number of an expert, 0 to {len(forward) - 1}, got {mechanism!r}")
         check_images(images, "images", channels=self.discriminator.channels, dims=self.discriminator.dims)
         network = forward[mechanism].eval()
-        moved = placed(images, self.device)
-        return torch.cat([network(part) for part in moved.split(256)]).contiguous()
+        return torch.cat([network(part) for part in placed(images, self.device).split(256)]).contiguous()
 
 
 def build_run(config: Config, *, channels: int, image_size: int = 1, dims: int = 2, device: str = "cpu") -> Run:

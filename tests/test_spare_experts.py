@@ -33,7 +33,6 @@ def test_four_experts_for_two_mechanisms_come_to_rest_with_the_rightful_owners_i
             "batch_size": 16,
             "experts.width": 6,
             "experts.depth": 3,
-            "experts.normalization": "layer",  # batch normalisation leaves two to share more often (docs/ablation.md)
             "discriminator.widths": [8, 16],
             "discriminator.hidden": 32,
             "identity.max_steps": 150,

@@ -30,6 +30,7 @@ from licm.datasets import TrainingData, load_training_data, to_float
 from licm.evaluation import load_evaluated
 from licm.mechanisms import parse_mechanisms
 from licm.models import Discriminator, Expert
+from licm.reproduction.measuring import mean_qualities
 from licm.seeding import derive_seed
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -121,14 +122,9 @@ def measure(config: Config, *, width: int = WIDTH) -> dict[str, Any]:
     originals, mixture = load_evaluated(config, "test")
     restored = torch.cat([restorer(part) for part in mixture.images.split(256)])
     mechanisms = [str(mechanism) for mechanism in parse_mechanisms(config.mechanisms)]
-    values = {
-        "psnr": metrics.psnr(restored, mixture.originals),
-        "ssim": metrics.ssim(restored, mixture.originals),
-        "psnr_transformed": metrics.psnr(mixture.images, mixture.originals),
-    }
-    means = {
-        name: metrics.mean_per_mechanism(each, mixture.mechanism, len(mechanisms)) for name, each in values.items()
-    }
+    count, before = len(mechanisms), metrics.psnr(mixture.images, mixture.originals)
+    means = mean_qualities(restored, mixture, count)
+    means["psnr_transformed"] = metrics.mean_per_mechanism(before, mixture.mechanism, count)
     record: dict[str, Any] = {name: each.mean().item() for name, each in means.items()}
     if originals.canonical.labels is not None and mixture.labels is not None:
         with torch.enable_grad():

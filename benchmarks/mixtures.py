@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.keeping import add_records
 from licm.checkpoint import provenance
 from licm.config import Config, make_config
 from licm.datasets import TrainingData, load_training_data
@@ -126,18 +127,12 @@ def main() -> None:
     if arguments.table:
         PAGE.write_text(make_page(json.loads(RECORD.read_text())))
         return
-    known: list[dict[str, Any]] = []
-    if arguments.json and arguments.json.exists():
-        known = json.loads(arguments.json.read_text())
-    for seed in arguments.seeds:
-        for name in arguments.only:
-            if any((each["condition"], each["seed"]) == (name, seed) for each in known):
-                continue
-            known.append(measure(name, seed))
-            if arguments.json:
-                arguments.json.write_text(json.dumps(known) + "\n")
-    if not arguments.json:
-        print(json.dumps(known, indent=1))
+    jobs = (
+        ({"condition": name, "seed": seed}, lambda known, name=name, seed=seed: measure(name, seed))
+        for seed in arguments.seeds
+        for name in arguments.only
+    )
+    add_records(arguments.json, jobs)
 
 
 if __name__ == "__main__":

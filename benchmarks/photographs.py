@@ -14,6 +14,7 @@ its figures from the record. Settings are tried with `--set`, on validation crop
 import argparse
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
+from benchmarks.keeping import Record, add_records
 from benchmarks.photographs_page import RECORD, write_page
 from licm import metrics
 from licm.checkpoint import provenance, read_history
@@ -37,8 +39,8 @@ from licm.datasets import (
     to_float,
 )
 from licm.mechanisms import parse_mechanisms
-from licm.reproduction.measuring import pack
-from licm.reproduction.paired import train_paired
+from licm.reproduction.measuring import mean_qualities, pack
+from licm.reproduction.paired import restore_paired
 from licm.run import restore_images
 from licm.seeding import generator
 from licm.sources import ImageSet
@@ -107,7 +109,15 @@ def measure(config: Config, *, paired_steps: int, split: Literal["test", "valida
     data = TrainingData(to_float(crops.canonical.images), transformed.images, watched)
     paired = None
     if paired_steps:
-        paired = measure_qualities(restore_paired(config, transformed.originals, mixture, paired_steps), mixture)
+        bound = restore_paired(
+            mechanisms,
+            transformed.originals,
+            mixture,
+            architecture=config.experts,
+            steps=paired_steps,
+            seed=config.seed,
+        )
+        paired = _by_mechanism(bound, mixture)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "run"
         run = train(config, folder, data=data)
@@ -129,8 +139,8 @@ def measure(config: Config, *, paired_steps: int, split: Literal["test", "valida
         "paired_steps": paired_steps,
         "matched_share": metrics.matched_share(matrix),
         "winner_matrix": matrix.tolist(),
-        "before": measure_qualities(mixture.images, mixture),
-        "restored": measure_qualities(restored, mixture),
+        "before": _by_mechanism(mixture.images, mixture),
+        "restored": _by_mechanism(restored, mixture),
         "paired": paired,
         "course": {key: [each[key] for each in history] for key in ("step", "matched_share", "psnr")},
         "gallery": pack(to_bytes(torch.stack([view[shown] for view in views], dim=2))),
@@ -139,27 +149,9 @@ def measure(config: Config, *, paired_steps: int, split: Literal["test", "valida
     }
 
 
-@torch.no_grad()
-def restore_paired(config: Config, pool: Tensor, mixture: Mixture, steps: int) -> Tensor:
-    """Restores a mixture by an expert for each mechanism, trained on pairs of the pool's originals."""
-    restored = torch.empty_like(mixture.images)
-    for index, mechanism in enumerate(parse_mechanisms(config.mechanisms)):
-        with torch.enable_grad():
-            expert = train_paired(
-                mechanism, pool, architecture=config.experts, steps=steps, seed=config.seed, index=index
-            )
-        chosen = mixture.mechanism == index
-        restored[chosen] = torch.cat([expert(part) for part in mixture.images[chosen].split(256)])
-    return restored
-
-
-def measure_qualities(images: Tensor, mixture: Mixture) -> dict[str, list[float]]:
-    """PSNR and SSIM against the originals, by mechanism."""
+def _by_mechanism(images: Tensor, mixture: Mixture) -> dict[str, list[float]]:
     count = int(mixture.mechanism.max()) + 1
-    qualities = {"psnr": metrics.psnr(images, mixture.originals), "ssim": metrics.ssim(images, mixture.originals)}
-    return {
-        name: metrics.mean_per_mechanism(each, mixture.mechanism, count).tolist() for name, each in qualities.items()
-    }
+    return {name: each.tolist() for name, each in mean_qualities(images, mixture, count).items()}
 
 
 def choose_shown(mixture: Mixture, names: tuple[str, ...]) -> Tensor:
@@ -195,18 +187,12 @@ def main() -> None:
     if arguments.table:
         write_page(json.loads(RECORD.read_text()))
         return
-    known: list[dict[str, Any]] = []
-    if arguments.json and arguments.json.exists():
-        known = json.loads(arguments.json.read_text())
-    for seed in arguments.seeds:
-        if any(each["seed"] == seed for each in known):
-            continue
+
+    def make(known: list[Record], seed: int) -> Record:
         config = make_photographs_config(**parse_overrides(arguments.set), seed=seed)
-        known.append(measure(config, paired_steps=0 if known else arguments.paired_steps, split=arguments.split))
-        if arguments.json:
-            arguments.json.write_text(json.dumps(known) + "\n")
-    if not arguments.json:
-        print(json.dumps(known, indent=1))
+        return measure(config, paired_steps=0 if known else arguments.paired_steps, split=arguments.split)
+
+    add_records(arguments.json, (({"seed": seed}, partial(make, seed=seed)) for seed in arguments.seeds))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ MECHANISMS: dict[str, Callable[[Tensor, Generator | None], Tensor]] = {
 }
 
 SETTINGS = {
-    "experts.normalization": "batch",  # layer normalisation cannot tell a beat from one half as high
+    "experts.normalization": "batch",  # not "layer": it cannot tell a beat from one half as high
     "competition.r1_gamma": 0.1,  # beats lie nearer to each other than images, and R1 is per unit of distance squared
 }
 

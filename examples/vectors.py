@@ -31,7 +31,7 @@ MECHANISMS: dict[str, Callable[[Tensor, Generator | None], Tensor]] = {
 }
 
 SETTINGS = {
-    "experts.normalization": "none",  # layer normalisation takes the size of a row away, here a mechanism
+    "experts.normalization": "none",  # not "layer": it takes the size of a row away, here a mechanism
     "experts.head": "residual",  # keeps each reading in its place, and starts as the identity without training
     "identity.start": "analytic",
     "experts.depth": 3,  # a wide and deep network undoes several mechanisms by itself

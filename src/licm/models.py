@@ -236,8 +236,8 @@ class ExpertBank(nn.Module):
     def train(self, mode: bool = True) -> "ExpertBank":
         """Sets the mode; experts with frozen statistics stay in evaluation mode unless trained by themselves."""
         super().train(mode)
-        for expert in self:
-            expert.train(mode and not _is_frozen(expert))
+        for expert in filter(_is_frozen, self):
+            expert.eval()
         return self
 
     @property

@@ -28,7 +28,7 @@ from licm.datasets import (
 from licm.evaluation import evaluate, load_evaluated
 from licm.mechanisms import parse_mechanisms
 from licm.records import read_records
-from licm.reproduction.paired import train_paired
+from licm.reproduction.paired import restore_paired
 from licm.run import Run, load_run, restore_images
 from licm.seeding import generator
 from licm.sources import ImageSet
@@ -135,32 +135,28 @@ def _recovered(config: Config, folder: Path, settings: Settings) -> dict[str, An
     return {"steps": steps, "images": pack(np.stack([np.load(place / f"{name}.npy") for name in names], axis=1))}
 
 
-@torch.no_grad()
+def mean_qualities(images: Tensor, mixture: Mixture, num_mechanisms: int) -> dict[str, Tensor]:
+    """Returns mean `psnr` (dB) and `ssim` per mechanism, [N], of images [n, c, h, w] against a mixture's originals."""
+    values = {"psnr": metrics.psnr(images, mixture.originals), "ssim": metrics.ssim(images, mixture.originals)}
+    return {name: metrics.mean_per_mechanism(each, mixture.mechanism, num_mechanisms) for name, each in values.items()}
+
+
 def _supervised(config: Config, folder: Path, settings: Settings) -> dict[str, Any]:
     """A paired expert for each mechanism, on the test images of that mechanism."""
     originals, mixture = load_evaluated(config, "test")
-    pool, restored = to_float(originals.to_transform.images), torch.empty_like(mixture.images)
     mechanisms = parse_mechanisms(config.mechanisms)
-    for index, mechanism in enumerate(mechanisms):
-        with torch.enable_grad():
-            expert = train_paired(
-                mechanism,
-                pool,
-                architecture=config.experts,
-                steps=settings["paired_steps"],
-                seed=config.seed,
-                index=index,
-            )
-        chosen = mixture.mechanism == index
-        restored[chosen] = torch.cat([expert(part) for part in mixture.images[chosen].split(256)])
-    values = {"psnr": metrics.psnr(restored, mixture.originals), "ssim": metrics.ssim(restored, mixture.originals)}
-    means = {
-        name: metrics.mean_per_mechanism(each, mixture.mechanism, len(mechanisms)) for name, each in values.items()
-    }
+    restored = restore_paired(
+        mechanisms,
+        to_float(originals.to_transform.images),
+        mixture,
+        architecture=config.experts,
+        steps=settings["paired_steps"],
+        seed=config.seed,
+    )
+    means = mean_qualities(restored, mixture, len(mechanisms))
     accuracy = None
     if originals.canonical.labels is not None and mixture.labels is not None:
-        with torch.enable_grad():
-            judge = train_classifier(to_float(originals.canonical.images), originals.canonical.labels)
+        judge = train_classifier(to_float(originals.canonical.images), originals.canonical.labels)
         accuracy = _share(predict_labels(judge, restored) == mixture.labels)
     return {
         **{name: each.mean().item() for name, each in means.items()},

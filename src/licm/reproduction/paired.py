@@ -3,12 +3,13 @@
 It is told what the method has to find out: the mechanism of an image, and the original under it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor, nn
 
 from licm.config import ExpertConfig
+from licm.datasets import Mixture
 from licm.models import EXPERTS
 from licm.seeding import derive_seed, generator
 
@@ -60,3 +61,32 @@ def train_paired(
         optimizer.step()
         schedule.step()
     return expert.eval()
+
+
+@torch.no_grad()
+def restore_paired(
+    mechanisms: Sequence[Callable[[Tensor, Generator], Tensor]],
+    originals: Tensor,
+    mixture: Mixture,
+    *,
+    architecture: ExpertConfig,
+    steps: int,
+    seed: int,
+) -> Tensor:
+    """Restores each image of a mixture by an expert trained on pairs under its mechanism: [n, c, h, w] in [0, 1].
+
+    Args:
+        mechanisms: Those of the mixture, in its order.
+        originals: What the experts are trained on, float [m, c, h, w] in [0, 1].
+        mixture: What is restored.
+        architecture: The experts'.
+        steps: Steps of each.
+        seed: See `train_paired`.
+    """
+    restored = torch.empty_like(mixture.images)
+    for index, mechanism in enumerate(mechanisms):
+        with torch.enable_grad():
+            expert = train_paired(mechanism, originals, architecture=architecture, steps=steps, seed=seed, index=index)
+        chosen = mixture.mechanism == index
+        restored[chosen] = torch.cat([expert(part) for part in mixture.images[chosen].split(256)])
+    return restored

@@ -8,6 +8,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
@@ -21,6 +22,7 @@ from licm import MechanismInverter
 from licm.checkpoint import HISTORY
 from licm.estimator import IN_MEMORY
 from licm.records import read_records
+from licm.restoring import restore_files
 from licm.run import build_run, load_run, restore_images
 from licm.sources import ImageSet
 from tests.problems import bars
@@ -193,6 +195,35 @@ def test_paths_are_read_and_named_in_the_run(tmp_path):
     assert json.loads(json.dumps(licm.evaluate(tmp_path / "run")))["num_images"] == 24
 
 
+def test_folders_of_images_of_any_sizes_are_fitted_on_by_crops(tmp_path):
+    places = {name: tmp_path / name for name in ("clean", "spoilt")}
+    for (place, path), colour in zip(places.items(), (0, 255)):
+        path.mkdir()
+        for side in range(12, 20):
+            pixels = np.full((side, side + 1), colour, np.uint8)
+            pixels[2:6, side // 2] = 255 - colour
+            Image.fromarray(pixels).save(path / f"{side}.png")
+    settings = {**TINY, "data.crop_size": 12}
+    fitted = inverter(settings=settings).fit(places["spoilt"], canonical=str(places["clean"]))
+    assert fitted.image_shape_ == (1, 12, 12)
+    assert fitted.transform(SPOILT).shape == SPOILT.shape
+    assert fitted.partial_fit(str(places["spoilt"]), canonical=places["clean"]).n_iter_ == 6
+    fitted.save(tmp_path / "run")
+    assert MechanismInverter.load(tmp_path / "run").settings["data.crop_size"] == 12
+    restore_files(tmp_path / "run", places["spoilt"], tmp_path / "out")
+    for path in places["spoilt"].iterdir():
+        with Image.open(path) as before, Image.open(tmp_path / "out" / path.name) as after:
+            assert before.size == after.size
+    with pytest.raises(ValueError, match="expected images of one size"):
+        fitted.transform(places["spoilt"])
+    with pytest.raises(ValueError, match=r"^settings: 'data.crop_size' is for a fit on two paths of images"):
+        inverter(settings=settings).fit(SPOILT, canonical=places["clean"])
+    with pytest.raises(ValueError, match="^X: expected images like those of the fit"):
+        fitted.set_params(settings={**settings, "data.crop_size": 8}).partial_fit(
+            places["spoilt"], canonical=places["clean"]
+        )
+
+
 def test_in_a_pipeline_before_a_classifier(fitted):
     labels = np.arange(24) % 2
     pipeline = make_pipeline(FrozenEstimator(fitted), KNeighborsClassifier())
@@ -277,7 +308,7 @@ def test_a_dataset_of_other_things_is_refused(fitted, dataset):
 def test_settings_are_checked_when_fitted(fitted):
     with pytest.raises(ValueError, match=r"unknown configuration key 'experts\.widht': did you mean 'experts\.width'"):
         inverter(settings={"experts.widht": 3}).fit(SPOILT, canonical=CLEAN)
-    for key in ("seed", "num_experts", "data.source", "data.crop_size"):
+    for key in ("seed", "num_experts", "data.source", "data.image_size"):
         with pytest.raises(ValueError, match=rf"^settings: '{key}' comes from an argument or the images given to"):
             inverter(settings={**TINY, key: 16}).fit(SPOILT, canonical=CLEAN)
     with pytest.raises(ValueError, match=r"'num_experts': input should be greater than or equal to 1, got 0"):

@@ -18,7 +18,7 @@ from licm.checks import KINDS, unknown_name
 from licm.competition import compete
 from licm.confidence import CALIBRATION, Calibration, gather_evidence, needed, read_calibration
 from licm.config import Config, flat, make_config
-from licm.datasets import IN_MEMORY, TrainingData
+from licm.datasets import IN_MEMORY, TrainingData, load_training_data
 from licm.forms import PATHS, Given, count_axes, read_images
 from licm.models import placed
 from licm.progress import Progress
@@ -29,6 +29,7 @@ from licm.training import train
 from licm.writing import whole_folder, write_text, writing
 
 _GIVEN_OTHERWISE = ("preset", "seed", "num_experts", "mechanisms", "data.")  # by arguments, or with the images
+_OF_PATHS = ("data.crop_size", "data.channels")  # what can be said of how two paths are read
 _BATCH_SIZE = ("batch_size", "training.batch_size")
 
 
@@ -42,6 +43,9 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     - a torch `Dataset` of image tensors [c, h, w] or [h, w], or of tuples that begin with one; an `ImageSet`;
     - the path of a folder of images, a `.npz` or an IDX file, as `licm.sources.load_images` reads it.
 
+    Two folders of images of any sizes are fitted on by crops, with `data.crop_size` among the settings. What takes
+    images then takes them of a crop's size, and `licm.restoring.restore_files`, from where the fit was saved, whole ones.
+
     With `kind` "signals" they are arrays, tensors or data sets [n, c, t] or, of one channel, [n, t], with "vectors"
     [n, d]: of floating-point numbers in [0, 1] alone.
 
@@ -52,7 +56,8 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         num_experts: N', at least as many as mechanisms are suspected: spare experts come to rest.
         preset: A name in `licm.presets.PRESETS`; images keep their size, whatever it says of that.
         steps: The limit of training steps; None for the preset's.
-        settings: Further keys of the configuration by dotted name, such as `{"experts.width": 32}`.
+        settings: Further keys of the configuration by dotted name, such as `{"experts.width": 32}`; of those under
+            `data`, `data.crop_size` and `data.channels`, for a fit on two paths.
         random_state: An integer seeds everything: the same gives the same fit. A `numpy.random.RandomState`, or None
             for NumPy's global one, draws such an integer.
         verbose: Whether to show progress on the error output.
@@ -229,7 +234,9 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         usual = flat(make_config(config.preset))
         changed = {key: value for key, value in flat(config).items() if value != usual[key]}
         steps = changed.pop("training.steps", None)
-        settings = {key: value for key, value in changed.items() if not key.startswith(_GIVEN_OTHERWISE)}
+        settings = {
+            key: value for key, value in changed.items() if key in _OF_PATHS or not key.startswith(_GIVEN_OTHERWISE)
+        }
         loaded = cls(
             config.num_experts,
             preset=config.preset,
@@ -262,6 +269,9 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def _training_data(self, X: Any, canonical: Any, *, reset: bool) -> TrainingData:
         """Reads both heaps; with `reset`, what images are like is learned from them."""
+        reading = {key.removeprefix("data."): value for key, value in (self.settings or {}).items() if key in _OF_PATHS}
+        if reading:
+            return self._read_paths(X, canonical, reading, reset=reset)
         transformed = self._read(X, reset=reset).images
         clean = read_images(canonical, "canonical", dims=self._dims()).images
         for name, images in (("X", transformed), ("canonical", clean)):
@@ -272,15 +282,29 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             raise ValueError(f"canonical: expected {self.kind} like those of X, {kinds[0]}, got {kinds[1]}")
         return TrainingData(clean, transformed)
 
+    def _read_paths(self, X: Any, canonical: Any, reading: dict[str, Any], *, reset: bool) -> TrainingData:
+        """Reads both heaps from their paths, in the way that the settings say."""
+        if self._dims() != 2 or not (isinstance(X, PATHS) and isinstance(canonical, PATHS)):
+            raise ValueError(f"settings: 'data.{next(iter(reading))}' is for a fit on two paths of images")
+        make_config(self.preset, overrides={f"data.{key}": value for key, value in reading.items()})  # checks them
+        data = load_training_data(
+            source="", mechanisms="paper", seed=0, canonical=str(canonical), transformed=str(X), **reading
+        )
+        shape = tuple(data.canonical.shape[1:])
+        if not reset and shape != self.image_shape_:
+            raise ValueError(f"X: expected images like those of the fit, {self.image_shape_}, got {shape}")
+        self.image_shape_, self.n_features_in_ = shape, math.prod(shape)
+        return data
+
     def _make_config(self, data: TrainingData, X: Any, canonical: Any) -> Config:
         seed = self.random_state
         if isinstance(seed, np.random.RandomState) or seed is None:
             seed = int(check_random_state(seed).randint(2**31 - 1))
         settings = dict(self.settings or {})
         for key in settings:
-            if key.startswith(_GIVEN_OTHERWISE):
+            if key.startswith(_GIVEN_OTHERWISE) and key not in _OF_PATHS:
                 told = "comes from an argument or the images given to fit"
-                raise ValueError(f"settings: {key!r} {told}; for crops and sources, train with licm train and load")
+                raise ValueError(f"settings: {key!r} {told}; for sources, train with licm train and load")
         if not any(key in settings for key in _BATCH_SIZE):
             usual = make_config(self.preset).training.batch_size
             settings["batch_size"] = min(usual, len(data.canonical), len(data.transformed))

@@ -52,7 +52,7 @@ class ExpertConfig(_Section):
     architecture: str = Field("convolutional", validate_default=False, description="a name in licm.models.EXPERTS")
     width: int = Field(16, ge=1, le=4096)
     depth: int = Field(5, ge=2, le=100)
-    normalization: Literal["frozen", "batch", "layer", "none"] = "frozen"
+    normalization: Literal["batch", "frozen", "layer", "none"] = "batch"
     activation: Literal["elu", "leaky_relu"] = "elu"
     head: Literal["sigmoid", "residual"] = "sigmoid"
     dilations: tuple[Annotated[int, Field(ge=1)], ...] | None = None
@@ -136,7 +136,7 @@ class RevivalConfig(_Section):
     overloaded_above: float = Field(1.25, ge=0, description="win share, in units of 1/N'")
     duplicate_margin: float = Field(0.05, ge=0, description="score gap, over D's score of canonical images")
     noise: float = Field(0.02, ge=0, description="relative noise on the copied weights")
-    max_tries: int = Field(2, ge=0, description="per idle expert")
+    max_tries: int = Field(4, ge=0, description="per idle expert")
     trial_steps: int = Field(100, ge=1, description="steps after which a copy is kept or undone")
     retire: bool = Field(False, description="retire experts that nobody would miss, once the learning rate is to fall")
 

@@ -18,7 +18,7 @@ from licm.checks import check_images
 
 Activation = Literal["elu", "leaky_relu"]
 Head = Literal["sigmoid", "residual"]
-Normalization = Literal["frozen", "batch", "layer", "none"]
+Normalization = Literal["batch", "frozen", "layer", "none"]
 
 # In place: what comes before, a convolution or a normalisation, needs its input for the gradient and not its output.
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

@@ -7,7 +7,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {
         "data": {"image_size": 32},
-        "experts": {"width": 32, "normalization": "batch"},
+        "experts": {"width": 32},
         "discriminator": {"activation": "elu"},
         "identity": {"learning_rate": 1e-3},
         "competition": {

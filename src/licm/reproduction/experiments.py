@@ -105,14 +105,13 @@ FROM_PAPER_TO_DEFAULT: dict[str, dict[str, Any]] = {
         "router.enabled": True,
     },
     "pairs": {"competition.pair_weight": 20.0},
-    "frozen statistics": {"experts.normalization": "frozen"},
 }
 """What leads from the preset `paper` to `default`, one after the other; at the end they are the same."""
 
 _FROM_DEFAULT: dict[str, dict[str, Any]] = {
     "residual head": {"experts.head": "residual"},
     "residual head, analytic start": {"experts.head": "residual", "identity.start": "analytic"},
-    "batch normalisation": {"experts.normalization": "batch"},
+    "frozen statistics": {"experts.normalization": "frozen"},
     "layer normalisation": {"experts.normalization": "layer"},
     "no normalisation": {"experts.normalization": "none"},
     "copied identity start": {"identity.start": "copied"},

@@ -132,9 +132,10 @@ def measure_step(rounds: int) -> dict[str, Any]:
 
 
 def routed(config: Config) -> Config:
-    """The same under a router that is always trusted."""
+    """The same under a router that is always trusted, with experts that it can choose among."""
     changes = {"proposals": PROPOSALS, "trusted_from": 0.0, "check_every": 1 << 40}
-    return config.model_copy(update={"router": config.router.model_copy(update=changes)})
+    experts = config.experts.model_copy(update={"normalization": "frozen"})
+    return config.model_copy(update={"router": config.router.model_copy(update=changes), "experts": experts})
 
 
 def compiled(config: Config) -> Config:

@@ -23,7 +23,7 @@ SPARE = {
     **{"num_experts": 4, "mechanisms": MECHANISMS, "steps": 400, "batch_size": 16, "revival.retire": True},
     **{"experts.width": 6, "experts.depth": 3, "discriminator.widths": [8, 16], "discriminator.hidden": 32},
     **{"identity.max_steps": 150, "revival.trial_steps": 50, "training.validate_every": 50},
-    "experts.normalization": "layer",  # under frozen statistics seed 0 ends at 0.5 (docs/ablation.md)
+    "experts.normalization": "layer",  # others leave two to share (docs/ablation.md)
 }
 
 

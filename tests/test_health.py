@@ -209,9 +209,18 @@ def test_a_copy_is_kept_when_the_winning_score_rose():
     assert not revival.trials
 
 
-def test_a_copy_is_undone_when_the_winning_score_did_not_rise():
+def test_a_copy_is_kept_when_the_winning_score_fell_by_little():
+    """A donor that did two mechanisms well has little to gain, and scores move with the discriminator."""
+    revival, competition, health, _ = begun()
+    settle(health, [0, 2, 1], 3, best=0.57)
+    (event,) = revival.step(125, competition, health, may_revive=False)
+    assert event["event"] == "revival kept"
+    assert event["score_before"] - 0.05 < event["score_after"] < event["score_before"]
+
+
+def test_a_copy_is_undone_when_the_winning_score_fell():
     revival, competition, health, former = begun()
-    settle(health, [0, 0, 2, 1, 1], 3, best=0.5)
+    settle(health, [0, 0, 2, 1, 1], 3, best=0.4)
     donor = weights(competition, 0)
     (event,) = revival.step(125, competition, health, may_revive=False)
     assert event["event"] == "revival undone"

@@ -5,7 +5,7 @@ experts that do the same work leave another mechanism without an owner. Both are
 score would hardly fall (`Health.contribution`). The copy, a twin down to the optimiser's state but for a little
 noise on the weights, and the overloaded expert then compete for its mechanisms and usually split them. Where
 there is nothing to split (more experts than mechanisms) the copy does not help: each is on trial, undone when
-the pair's winning score has not risen, the copy wins next to nothing or the two still do the same work, and an
+the pair's winning score has fallen, the copy wins next to nothing or the two still do the same work, and an
 expert is tried only so often.
 """
 
@@ -142,7 +142,8 @@ class Revival:
         event |= {"score_before": trial.score_before, "score_after": score_after}
         dead = share[0] < 0.25 * share[1]
         same = health.are_duplicates(trial.revived, trial.donor, self.duplicate_margin)
-        if score_after > trial.score_before and not dead and not same:
+        worse = score_after < trial.score_before - self.duplicate_margin  # who does two things well has little to gain
+        if not (worse or dead or same):
             return {"event": "revival kept", **event}
         if share[0] > share[1]:  # the copy took over: what it learnt stays, as the donor
             competition.copy_expert(trial.revived, trial.donor)

@@ -282,7 +282,8 @@ def _explain(error: ValidationError) -> str:
         return f"unknown configuration key {key!r}: {hint}Valid here: {', '.join(valid)}"
     if first["type"] == "model_type":
         return f"configuration key {key!r} is a section: set a key in it, one of {', '.join(_keys_of(path))}"
-    message = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list").replace("Tuple", "list")
+    message = first["msg"].removeprefix("Value error, ").replace("Tuple", "list")
+    message = message.replace("a valid tuple", "a list, as [1, 2]")
     if not path:
         return f"configuration: {message}"
     if first["type"] == "value_error":  # in words of ours, which say what came

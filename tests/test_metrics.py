@@ -30,6 +30,12 @@ def random_images(seed, n=4, channels=1, height=28, width=28):
 # --- Who wins which mechanism
 
 
+def test_shares_rounded_as_in_records_are_taken():
+    shares = torch.full((2, 7), 1 / 7).double()
+    rounded = torch.tensor([[round(share, 4) for share in row] for row in shares.tolist()])  # 1.0003 a row
+    assert metrics.matched_share(rounded) == pytest.approx(metrics.matched_share(shares), abs=1e-4)
+
+
 def test_winner_matrix_equals_scikit_learns_normalised_confusion_matrix():
     rng = np.random.default_rng(0)
     mechanism, winner = np.arange(500) % 7, rng.integers(0, 7, 500)

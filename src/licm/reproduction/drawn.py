@@ -71,9 +71,10 @@ def _grid(images: np.ndarray, columns: Sequence[str], rows: Sequence[str], theme
     gap = max(2, wide // 9)
     gaps = [0, 3 * gap, *[gap] * (len(columns) - 2)]
     ground, lefts, uppers = mosaic(images, gaps, gap)
-    with canvas(theme, 1.7 + 0.68 * len(columns), 0.7 + 0.68 * len(rows)) as figure:
+    with canvas(theme, 2.0 + 0.68 * len(columns), 0.7 + 0.68 * len(rows)) as figure:
         axes = figure.add_subplot()
         axes.imshow(ground, interpolation="none")
+        axes.set_anchor("E")  # what is left of the width is for the names of the rows
         axes.set_xticks([left + wide / 2 for left in lefts], columns)
         axes.set_yticks([upper + high / 2 for upper in uppers], rows)
         axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)

@@ -197,7 +197,7 @@ def test_paths_are_read_and_named_in_the_run(tmp_path):
 
 def test_folders_of_images_of_any_sizes_are_fitted_on_by_crops(tmp_path):
     places = {name: tmp_path / name for name in ("clean", "spoilt")}
-    for (place, path), colour in zip(places.items(), (0, 255)):
+    for path, colour in zip(places.values(), (0, 255)):
         path.mkdir()
         for side in range(12, 20):
             pixels = np.full((side, side + 1), colour, np.uint8)
@@ -218,7 +218,7 @@ def test_folders_of_images_of_any_sizes_are_fitted_on_by_crops(tmp_path):
         fitted.transform(places["spoilt"])
     with pytest.raises(ValueError, match=r"^settings: 'data.crop_size' is for a fit on two paths of images"):
         inverter(settings=settings).fit(SPOILT, canonical=places["clean"])
-    with pytest.raises(ValueError, match="^X: expected images like those of the fit"):
+    with pytest.raises(ValueError, match=r"^X: expected images like those of the fit"):
         fitted.set_params(settings={**settings, "data.crop_size": 8}).partial_fit(
             places["spoilt"], canonical=places["clean"]
         )

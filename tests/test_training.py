@@ -16,10 +16,11 @@ from licm.classifier import accuracy, train_classifier
 from licm.config import Config, make_config
 from licm.datasets import TrainingData, load_training_data, make_mixture
 from licm.mechanisms import parse_mechanisms
-from licm.run import load_run, restore_images
+from licm.revival import Trial
+from licm.run import build_run, load_run, restore_images
 from licm.seeding import generator
 from licm.sources import ImageSet
-from licm.training import train
+from licm.training import _update_schedule, next_learning_rate_factor, train
 from tests.conftest import SMALL_RUN
 from tests.problems import bars
 
@@ -291,7 +292,8 @@ def test_too_few_images_and_oblong_images_are_refused_before_anything_is_written
 
 def test_records(tmp_path):
     seen: list[dict[str, Any]] = []
-    run = train(small_config(), tmp_path / "run", data=small_data(), callbacks=[seen.append])
+    config = small_config(revival__enabled=False)  # which the decay of the learning rate may wait for
+    run = train(config, tmp_path / "run", data=small_data(), callbacks=[seen.append])
     history = files.read_history(tmp_path / "run")
     assert [r for r in seen if r["kind"] != "identity progress"] == history
     steps = [r for r in history if r["kind"] == "step"]
@@ -314,6 +316,20 @@ def test_decay_begins_when_health_has_held_and_the_run_then_stops_early(tmp_path
     config = small_config(num_experts=1, training__healthy_steps=2, training__steps=40)
     run = train(config, tmp_path / "run", data=small_data())
     assert (run.decay_start, run.step, run.finished) == (2, 22, True)
+
+
+def test_the_decay_waits_for_a_trial_under_way_and_then_ends_with_the_limit():
+    """Half the limit is 10, revivals may begin until 14; with `retire` nothing waits."""
+    for retire, starts in ((False, 14), (True, 10)):
+        config = small_config(training__steps=20, revival__retire=retire)
+        run = build_run(config, channels=1, image_size=12)
+        run.revival.trials.append(Trial(revived=0, donor=1, step=9, score_before=0.5, former={}))
+        for run.step in range(1, starts + 1):
+            assert run.decay_start is None
+            _update_schedule(run)
+        assert (run.decay_start, run.end) == (starts, 20)
+        run.step = 19
+        assert next_learning_rate_factor(run) == pytest.approx(1 / (20 - starts))
 
 
 def test_loaded_experts_restore_as_before(tmp_path):

@@ -44,7 +44,8 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     - the path of a folder of images, a `.npz` or an IDX file, as `licm.sources.load_images` reads it.
 
     Two folders of images of any sizes are fitted on by crops, with `data.crop_size` among the settings. What takes
-    images then takes them of a crop's size, and `licm.restoring.restore_files`, from where the fit was saved, whole ones.
+    images then takes them of a crop's size; `licm.restoring.restore_files`, from where the fit was saved, takes whole
+    ones.
 
     With `kind` "signals" they are arrays, tensors or data sets [n, c, t] or, of one channel, [n, t], with "vectors"
     [n, d]: of floating-point numbers in [0, 1] alone.

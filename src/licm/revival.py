@@ -65,6 +65,10 @@ class Revival:
             given_up[trial.revived] = False
         return given_up
 
+    def has_work(self, health: Health) -> bool:
+        """Whether a trial is under way, or would begin at the next look."""
+        return bool(self.trials) or self._choose(health) is not None
+
     def step(
         self,
         step: int,

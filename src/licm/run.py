@@ -71,8 +71,9 @@ class Run:
 
     @property
     def decay_length(self) -> int:
-        """Steps from the start of the decay to its end: half the limit."""
-        return self.config.training.steps - self.config.training.steps // 2
+        """Steps from the start of the decay to its end: half the limit, or what is left of it."""
+        steps = self.config.training.steps
+        return steps - max(steps // 2, self.decay_start or 0)
 
     @property
     def discriminator(self) -> Discriminator:

@@ -134,7 +134,11 @@ def next_learning_rate_factor(run: Run) -> float:
 
 
 def _update_schedule(run: Run) -> None:
-    """The decay begins when health has held, or when half the limit is spent."""
+    """The decay begins when health has held, or when half the limit is spent and no expert waits for its work.
+
+    Who is revived late needs the full rate to part from its donor, so as long as there may be revivals one of them, on
+    trial or about to be, holds the decay back.
+    """
     training = run.config.training
     rule = run.config.revival
     run.health.judge(
@@ -142,7 +146,9 @@ def _update_schedule(run: Run) -> None:
     )
     if training.decay and run.decay_start is None:
         held = run.health.healthy_steps >= training.healthy_steps and not run.revival.trials
-        if held or run.step >= training.steps // 2:
+        revives = rule.enabled and not rule.retire and run.step < rule.until * training.steps
+        late = run.step >= training.steps // 2
+        if held or (late and not (revives and run.revival.has_work(run.health))):
             run.decay_start = run.step
 
 

@@ -74,6 +74,8 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         n_iter_: Steps done, over all calls of `partial_fit`.
     """
 
+    image_shape_: tuple[int, ...]
+
     def __init__(
         self,
         num_experts: int = 10,
@@ -362,7 +364,7 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             X = validate_data(self, X, reset=reset, dtype="numeric", ensure_non_negative=True)
         given = read_images(X, "X", None if reset else self.image_shape_, dims=dims)
         if reset:
-            self.image_shape_: tuple[int, ...] = tuple(given.images.shape[1:])
+            self.image_shape_ = tuple(given.images.shape[1:])
             self.n_features_in_ = math.prod(self.image_shape_)
             if not rows and hasattr(self, "feature_names_in_"):
                 del self.feature_names_in_

@@ -296,8 +296,14 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         shape = tuple(data.canonical.shape[1:])
         if not reset and shape != self.image_shape_:
             raise ValueError(f"X: expected images like those of the fit, {self.image_shape_}, got {shape}")
-        self.image_shape_, self.n_features_in_ = shape, math.prod(shape)
+        self._learn_shape(shape, named=False)
         return data
+
+    def _learn_shape(self, shape: tuple[int, ...], *, named: bool) -> None:
+        """Keeps what images are like; `named` tells whether names of features were kept with them just now."""
+        self.image_shape_, self.n_features_in_ = shape, math.prod(shape)
+        if not named and hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
 
     def _make_config(self, data: TrainingData, X: Any, canonical: Any) -> Config:
         seed = self.random_state
@@ -364,8 +370,5 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             X = validate_data(self, X, reset=reset, dtype="numeric", ensure_non_negative=True)
         given = read_images(X, "X", None if reset else self.image_shape_, dims=dims)
         if reset:
-            self.image_shape_ = tuple(given.images.shape[1:])
-            self.n_features_in_ = math.prod(self.image_shape_)
-            if not rows and hasattr(self, "feature_names_in_"):
-                del self.feature_names_in_
+            self._learn_shape(tuple(given.images.shape[1:]), named=rows)
         return given

@@ -11,17 +11,22 @@ never gets there counts with its whole length, a lower bound: `censored`. `--tra
 every 25 steps, until they are good, for at most 15 minutes each.
 
 The obvious loop takes the same steps as a run of the preset `paper`, whose objective and networks it shares
-(`tests/test_reference.py`), but no run of it is waited for: with `--reference` its step is timed here, times the
-steps such runs took to the first goal. Its identity start is not counted. An earlier record in place of such runs
-gives the steps they took, and its step is timed anew.
+(`tests/test_reference.py`), but no run of it is waited for: with `--reference` its step and a step of its identity
+start are timed here, times those that such runs took to the first goal; so are the fast steps of `paper`, in turn with
+them (`paper_seconds`). An earlier record in place of such runs gives the steps they took.
 """
 
 import argparse
 import json
 import signal
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from benchmarks.arithmetic import forward_flop, step_flop
 from benchmarks.reference import Reference
@@ -89,22 +94,43 @@ def time_to_result(folder: Path) -> dict[str, Any]:
 
 
 def steps_of_reference(path: Path) -> list[dict[str, Any]]:
-    """Returns the seed and the `steps` to the first goal of a run of `paper`, or of all those in an earlier record."""
+    """Returns the seed and the `steps` to the first goal of a run of `paper`, or of all those in an earlier record.
+
+    `identity_steps` are those of all experts before the first.
+    """
     if path.is_file():
-        known = json.loads(path.read_text())["reference"]
-        return [{key: each[key] for key in ("preset", "seed", "steps", "censored")} for each in known]
+        kept = ("preset", "seed", "identity_steps", "steps", "censored")
+        return [{key: each[key] for key in kept} for each in json.loads(path.read_text())["reference"]]
     reached, config = time_to_result(path)["matched_share_0_99"], read_config(path)
-    steps, censored = reached["steps"], reached["censored"]
-    return [{"preset": config.preset, "seed": config.seed, "steps": steps, "censored": censored}]
+    (identity,) = [record for record in read_history(path) if record["kind"] == "identity"]
+    known = {"preset": config.preset, "seed": config.seed, "identity_steps": sum(identity["steps"])}
+    return [{**known, "steps": reached["steps"], "censored": reached["censored"]}]
 
 
-def time_step_of_reference() -> float:
-    """Returns the seconds of a step of the obvious loop on the preset `paper`."""
+def time_steps_of_paper() -> dict[str, float]:
+    """Returns the seconds of a step of `paper`, and of one of its identity start, by the obvious loop and by ours."""
     config = make_config("paper")
-    assert config.data.image_size is not None
-    competition = build_run(config, channels=1, image_size=config.data.image_size).competition
-    call = stepper(Reference(competition), config.training.batch_size, config.data.image_size)
-    return in_turn({"step": call}, 5)["step"]["median"]
+    batch, size = config.training.batch_size, config.data.image_size
+    assert size is not None
+    ours = build_run(config, channels=1, image_size=size).competition
+    obvious = Reference(ours)
+    calls = {"reference": stepper(obvious, batch, size), "paper": stepper(ours, batch, size)}
+    for whose, expert in (("reference", obvious.experts[0]), ("paper", ours.bank[0])):
+        calls[f"{whose}_identity"] = identity_stepper(expert, torch.rand(batch, 1, size, size))
+    return {name: times["median"] for name, times in in_turn(calls, 5).items()}
+
+
+def identity_stepper(expert: nn.Module, images: Tensor) -> Callable[[], object]:
+    """One step of the identity start of an expert, [n, c, h, w]."""
+    optimizer = torch.optim.Adam(expert.parameters())
+
+    def step() -> None:
+        loss = F.mse_loss(expert(images), images)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
 
 
 def main() -> None:
@@ -134,8 +160,12 @@ def main() -> None:
         summary[f"seconds_to_{name}_censored"] = any(run[name]["censored"] for run in runs)
     reference = [each for path in arguments.reference for each in steps_of_reference(path)]
     if reference:
-        step = time_step_of_reference()
-        reference = [{**each, "step_seconds": step, "seconds": step * each["steps"]} for each in reference]
+        times = time_steps_of_paper()
+        for each in reference:
+            for whose, key in (("reference", "seconds"), ("paper", "paper_seconds")):
+                start = times[f"{whose}_identity"] * each["identity_steps"]
+                each[key] = start + times[whose] * each["steps"]
+        summary["step_seconds"] = times
         seconds = statistics.median(each["seconds"] for each in reference)
         summary["time_ratio_reference_over_default"] = seconds / summary["seconds_to_matched_share_0_99"]
         summary["reference_censored"] = any(run["censored"] for run in reference)

@@ -49,7 +49,7 @@ def test_a_run_is_trained_until_both_goals_are_reached(monkeypatch, tmp_path, sm
 
 
 def test_an_earlier_record_gives_the_steps_of_the_reference(tmp_path):
-    kept = {"preset": "paper", "seed": 2, "steps": 350, "censored": False}
+    kept = {"preset": "paper", "seed": 2, "identity_steps": 1034, "steps": 350, "censored": False}
     record = tmp_path / "record.json"
-    record.write_text(json.dumps({"reference": [{**kept, "step_seconds": 1.5, "seconds": 525.0}]}))
+    record.write_text(json.dumps({"reference": [{**kept, "seconds": 525.0}]}))
     assert steps_of_reference(record) == [kept]

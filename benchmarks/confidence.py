@@ -30,14 +30,14 @@ from licm.seeding import generator
 from licm.shipped import find_run
 
 STRONG_BLUR = "blur(sigma=2.5)"
+OF_COLOUR = ("cast", "swap_channels")  # on grey images a gain, and nothing at all
 
 
 def held_out(run: Run) -> list[Mechanism]:
     """Returns every mechanism of the registry, at its strongest and at a middle level, that a run has not met."""
     own = {str(mechanism) for mechanism in parse_mechanisms(run.config.mechanisms)}
-    found = [
-        Mechanism(name, kind.levels[at]) for name, kind in MECHANISMS.items() for at in {len(kind.levels) // 2, -1}
-    ]
+    kinds = {name: kind for name, kind in MECHANISMS.items() if run.discriminator.channels > 1 or name not in OF_COLOUR}
+    found = [Mechanism(name, kind.levels[at]) for name, kind in kinds.items() for at in {len(kind.levels) // 2, -1}]
     return [mechanism for mechanism in {str(each): each for each in found}.values() if str(mechanism) not in own]
 
 

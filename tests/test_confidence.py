@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmarks.confidence import held_out
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -165,6 +166,16 @@ def test_the_shipped_model_knows_what_it_knows(digits):
     assert sum(map(bool, calibration.reasons(known))) <= 20
     assert calibration.reasons(blurred).count("unknown") >= 54
     assert calibration.reasons(clean).count("clean") >= 48
+
+
+def test_the_benchmark_holds_out_what_grey_images_can_undergo(digits):
+    run = load_run(SHIPPED["mnist-10"])
+    images = to_float(digits.images[:2])
+    held = held_out(run)
+    assert parse_mechanism("contrast(factor=0.5)") in held
+    assert not set(map(str, held)) & set(map(str, parse_mechanisms("paper")))
+    for mechanism in held:
+        assert mechanism(images, torch.Generator()).shape == images.shape
 
 
 def write_digits(folder: Path, digits) -> dict[str, bytes]:

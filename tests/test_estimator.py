@@ -115,6 +115,19 @@ def test_a_batch_is_no_larger_than_the_smaller_heap_unless_told(fitted):
         inverter(settings={**TINY, "batch_size": 32}).fit(SPOILT, canonical=CLEAN)
 
 
+def test_of_an_unknown_number_of_experts_some_retire_and_the_rest_go_on(tmp_path):
+    auto = inverter(num_experts="auto", steps=4).fit(SPOILT, canonical=CLEAN)
+    assert auto.decision_function(SPOILT).shape == (24, 16)
+    left = auto.run_.experts.competing
+    assert 1 <= left.sum() < 16
+    assert left[torch.as_tensor(auto.predict(SPOILT))].all()
+    auto.partial_fit(SPOILT, canonical=CLEAN)
+    assert (auto.run_.experts.competing <= left).all()
+    auto.save(tmp_path / "auto")
+    loaded = MechanismInverter.load(tmp_path / "auto")
+    assert (loaded.predict(SPOILT) == auto.predict(SPOILT)).all()
+
+
 def test_partial_fit_goes_on_with_a_new_schedule(fitted):
     first = clone(fitted).partial_fit(SPOILT, canonical=CLEAN)
     before = first.transform(SPOILT)

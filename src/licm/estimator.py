@@ -54,7 +54,8 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     dataset comes a tensor, of a path an array, uint8 [n, c, h, w] in the order of the names.
 
     Args:
-        num_experts: N', at least as many as mechanisms are suspected: spare experts come to rest.
+        num_experts: N', at least as many as mechanisms are suspected: spare experts come to rest. "auto" where nothing
+            is known of the number: 16, and half-way those that nobody would miss retire.
         preset: A name in `licm.presets.PRESETS`; images keep their size, whatever it says of that.
         steps: The limit of training steps; None for the preset's.
         settings: Further keys of the configuration by dotted name, such as `{"experts.width": 32}`; of those under
@@ -78,7 +79,7 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def __init__(
         self,
-        num_experts: int = 10,
+        num_experts: int | Literal["auto"] = 10,
         *,
         preset: str = "default",
         steps: int | None = None,

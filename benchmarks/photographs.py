@@ -2,7 +2,7 @@
 
     python -m benchmarks photographs --seeds 0 1 2 --json docs/results/photographs.json
     python -m benchmarks photographs --table
-    python -m benchmarks photographs --split validation --paired-steps 0 --set steps=300
+    python -m benchmarks photographs --split validation --paired-steps 0 --set training.steps=300
 
 The photographs come with scikit-image and scikit-learn; nothing is downloaded. Each is cut into regions, and canonical,
 transformed, validation and test crops come from different ones. With the first seed an expert of the same architecture
@@ -167,8 +167,9 @@ def choose_shown(mixture: Mixture, names: tuple[str, ...]) -> Tensor:
 
 
 def make_photographs_config(**overrides: Any) -> Config:
-    """The defaults for images of one's own, with an expert for each mechanism."""
-    settings = {"mechanisms": MECHANISMS, **overrides}
+    """The defaults, but longer, and experts start as their inputs and wait for D; an expert for each mechanism."""
+    start = {"experts.head": "residual", "identity.start": "analytic", "identity.discriminator_steps": 150}
+    settings = {"mechanisms": MECHANISMS, "training.steps": 900, **start, **overrides}
     return make_config(overrides={"num_experts": len(settings["mechanisms"]), **settings})
 
 

@@ -250,7 +250,8 @@ def test_a_mechanism_that_never_settles_counts_as_later_than_all():
 
 def test_experts_to_spare_are_those_not_matched():
     matrix = [[0.9, 0.0, 0.1], [0.0, 1.0, 0.0]]
-    results = summarise(found("too_many_20", {"evaluation": evaluation(matrix)}))
+    default = found("too_many_20", {"evaluation": evaluation([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])})
+    results = summarise([*default, *found("too_many_20", {"evaluation": evaluation(matrix)}, condition="retirement")])
     assert results["too_many_20"] == {
         "matched_share": 0.95,
         "unowned_wins": pytest.approx(0.05),

@@ -54,8 +54,9 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     dataset comes a tensor, of a path an array, uint8 [n, c, h, w] in the order of the names.
 
     Args:
-        num_experts: N', at least as many as mechanisms are suspected: spare experts come to rest. "auto" where nothing
-            is known of the number: 16, and half-way those that nobody would miss retire.
+        num_experts: N', as many as mechanisms are suspected, or "auto" where the number is not known: 16, of which
+            those that nobody would miss retire half-way. With experts to spare set `{"revival.retire": True}`, without
+            which two may share a mechanism to the end.
         preset: A name in `licm.presets.PRESETS`; images keep their size, whatever it says of that.
         steps: The limit of training steps; None for the preset's.
         settings: Further keys of the configuration by dotted name, such as `{"experts.width": 32}`; of those under

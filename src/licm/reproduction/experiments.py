@@ -167,7 +167,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     "too_many_16": Experiment(
         "Too many experts: 16 for 10",
         "With experts to spare each mechanism should still have one owner, and the others win nothing. Retirement: "
-        "those that nobody would miss stop competing once the learning rate falls.",
+        "those that nobody would miss stop competing once the learning rate falls. It is the setting for experts to "
+        "spare, so the numbers aimed for are asked of it.",
         _other_number(16, retirement={"revival.retire": True}),
     ),
     "too_many_20": Experiment(

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from licm.run import Run
+
 Record = dict[str, Any]
 
 
@@ -24,3 +26,10 @@ def add_records(path: Path | None, jobs: Iterable[tuple[Mapping[str, Any], Calla
             path.write_text(json.dumps(known) + "\n")
     if not path:
         print(json.dumps(known, indent=1))
+
+
+def whole(run: Run) -> Run:
+    """Returns a trained run; one that a signal stopped half-way must not become a record."""
+    if not run.finished:
+        raise SystemExit(f"stopped after step {run.step}: nothing is recorded")
+    return run

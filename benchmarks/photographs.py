@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
-from benchmarks.keeping import Record, add_records
+from benchmarks.keeping import Record, add_records, whole
 from benchmarks.photographs_page import RECORD, write_page
 from licm import metrics
 from licm.checkpoint import provenance, read_history
@@ -120,7 +120,7 @@ def measure(config: Config, *, paired_steps: int, split: Literal["test", "valida
         paired = _by_mechanism(bound, mixture)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "run"
-        run = train(config, folder, data=data)
+        run = whole(train(config, folder, data=data))
         history = [record for record in read_history(folder) if record["kind"] == "validation"]
     _, winners, restored = restore_images(run, mixture.images)
     matrix = metrics.winner_matrix(
@@ -167,8 +167,8 @@ def choose_shown(mixture: Mixture, names: tuple[str, ...]) -> Tensor:
 
 
 def make_photographs_config(**overrides: Any) -> Config:
-    """The defaults, but longer, and experts start as their inputs and wait for D; an expert for each mechanism."""
-    start = {"experts.head": "residual", "identity.start": "analytic", "identity.discriminator_steps": 150}
+    """The defaults but for experts that start as their inputs, and longer; an expert for each mechanism."""
+    start = {"experts.head": "residual", "identity.start": "analytic"}
     settings = {"mechanisms": MECHANISMS, "training.steps": 900, **start, **overrides}
     return make_config(overrides={"num_experts": len(settings["mechanisms"]), **settings})
 

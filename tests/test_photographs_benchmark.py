@@ -20,7 +20,6 @@ from licm.reproduction.measuring import unpack
 from tests.conftest import SMALL_RUN
 
 SHAPE = {key: value for key, value in SMALL_RUN.items() if key not in ("num_experts", "mechanisms")}
-SHAPE["identity.discriminator_steps"] = 1
 
 
 @pytest.fixture(scope="module")

@@ -311,19 +311,6 @@ def test_records(tmp_path):
     assert load_run(tmp_path / "run").step == run.step == 8
 
 
-def test_experts_wait_while_the_discriminator_learns_alone():
-    run = build_run(small_config(identity__discriminator_steps=2), channels=1, image_size=12)
-    names = ("experts", "discriminator")
-
-    def moved() -> tuple[bool, ...]:
-        before = [[each.clone() for each in getattr(run, name).parameters()] for name in names]
-        training.advance(run, small_data())
-        after = [getattr(run, name).parameters() for name in names]
-        return tuple(any((a != b).any() for a, b in zip(old, new)) for old, new in zip(before, after))
-
-    assert [moved() for _ in range(3)] == [(False, True), (False, True), (True, True)]
-
-
 def test_decay_begins_when_health_has_held_and_the_run_then_stops_early(tmp_path):
     """One expert is told apart, alive and not overloaded by definition."""
     config = small_config(num_experts=1, training__healthy_steps=2, training__steps=40)

@@ -165,16 +165,13 @@ class Competition:
         for parameter in self.bank[expert].parameters():
             self.expert_optimizer.state.pop(parameter, None)
 
-    def step(
-        self, canonical: Tensor, transformed: Tensor, generator: Generator, *, experts_learn: bool = True
-    ) -> StepRecord:
+    def step(self, canonical: Tensor, transformed: Tensor, generator: Generator) -> StepRecord:
         """Does one update of the discriminator and of the winners.
 
         Args:
             canonical: Images from P, [n, c, h, w] in [0, 1]; or signals [n, c, t], or vectors [n, d].
             transformed: Images from the mixture Q, [m, c, h, w] in [0, 1]; of the same kind.
             generator: Where a sample of losers is drawn from.
-            experts_learn: False for the discriminator alone; the losses of experts are then 0.
         """
         stands_for = self.bank.competing.to(transformed.dtype)[:, None].repeat(1, len(transformed))
         if self.routing is not None and self.routing.proposals > 0:
@@ -190,9 +187,7 @@ class Competition:
             if asked.all():
                 check = self.routing.check(transformed, scores, winners)
             self.routing.learn(transformed, winners)
-        e_loss, cycle_error = 0.0, None
-        if experts_learn:
-            e_loss, cycle_error = self._update_winners(canonical, transformed, outputs, winners)
+        e_loss, cycle_error = self._update_winners(canonical, transformed, outputs, winners)
         return StepRecord(logits.sigmoid(), winners, real_score, d_loss, e_loss, cycle_error, asked, check)
 
     def _transform(self, transformed: Tensor, asked: Tensor) -> list[Tensor]:

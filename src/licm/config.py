@@ -91,7 +91,6 @@ class IdentityConfig(_Section):
     learning_rate: float = Field(3e-3, gt=0)
     tolerance: float = Field(0.002, gt=0)
     max_steps: int = Field(500, ge=1)
-    discriminator_steps: int = Field(0, ge=0, description="first steps, in which the discriminator learns alone")
 
 
 class CompetitionConfig(_Section):

@@ -99,18 +99,15 @@ def advance(run: Run, data: TrainingData) -> StepRecord:
     run.competition.cycle_pulls = run.decay_start is not None
     told_apart = run.health.margin >= HEALTHY_MARGIN
     run.competition.mean_margin = run.health.margin if told_apart else 0.0  # before, all is a tie
-    draws, experts_learn = generator(config.seed, "losers", run.step), run.step >= config.identity.discriminator_steps
-    record = run.competition.step(canonical, transformed, draws, experts_learn=experts_learn)
+    record = run.competition.step(canonical, transformed, generator(config.seed, "losers", run.step))
     if not math.isfinite(record.discriminator_loss + record.expert_loss):
         raise ValueError(
             f"step {run.step + 1}: a loss is not finite, so training has diverged; lower training.learning_rate. "
             "What was saved before is whole"
         )
     run.step += 1
-    rule, run.events = config.revival, []
-    if not experts_learn:  # nor is there anything to judge them by
-        return record
     run.health.update(record)
+    rule, run.events = config.revival, []
     retirement_is_due = rule.retire and run.retirement_step is None and _is_half_done(run)
     if rule.enabled:
         may_revive = run.step < rule.until * config.training.steps and run.step + rule.trial_steps <= run.end

@@ -21,7 +21,7 @@ from licm.writing import write_text, writing
 
 RECORDS, RUNS, IN_WORK = "records", "runs", "in_work"
 
-LATER_KEYS: tuple[str, ...] = ("training.compile", "identity.discriminator_steps")
+LATER_KEYS: tuple[str, ...] = ("training.compile",)
 """Keys of the configuration that came after the first records and at their defaults change nothing: then they are no
 part of a name, and the records from before they came still count."""
 

@@ -120,6 +120,8 @@ def test_config_and_format(tmp_path):
             files.read_config(tmp_path / "run")
     with pytest.raises(ValueError, match=r"is not a run folder: config.yaml is missing"):
         files.read_config(tmp_path)
+    with pytest.raises(ValueError, match=r"run.json' is not a run folder: it is a file"):
+        files.read_config(tmp_path / "run" / files.RUN)
 
 
 def test_history_is_cut_at_a_step_and_survives_a_torn_last_line(tmp_path):

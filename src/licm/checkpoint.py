@@ -121,6 +121,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: If the folder is not a run, or was written in another format.
     """
+    if folder.is_file():
+        raise ValueError(f"{str(folder)!r} is not a run folder: it is a file")
     if not folder.is_dir():
         raise ValueError(f"{str(folder)!r} is not a run folder: there is no such folder{hint(folder)}")
     for name in (CONFIG, RUN):

@@ -30,7 +30,7 @@ from licm.seeding import generator
 from licm.shipped import find_run
 
 STRONG_BLUR = "blur(sigma=2.5)"
-OF_COLOUR = ("cast", "swap_channels")  # on grey images a gain, and nothing at all
+OF_COLOUR = ("cast", "swap_channels")  # of grey images the first is a gain, the second impossible
 
 
 def held_out(run: Run) -> list[Mechanism]:

@@ -30,7 +30,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.keeping import whole
+from benchmarks.keeping import finished_or_stop
 from licm import metrics
 from licm.assignments import ASSIGNMENTS
 from licm.checkpoint import provenance, read_config
@@ -71,7 +71,7 @@ def measure(config: Config, place: Path) -> dict[str, Any]:
     known = load_training_data(**config.data.model_dump(), mechanisms=config.mechanisms, seed=config.seed)
     clean, damaged = (write_pngs(place / name, getattr(known, name)) for name in ("canonical", "transformed"))
     own = config.data.model_copy(update={"canonical": str(clean), "transformed": str(damaged)})
-    run = whole(train(config.model_copy(update={"data": own}), place / "run"))
+    run = finished_or_stop(train(config.model_copy(update={"data": own}), place / "run"))
     originals, mixture = load_evaluated(config, "test")
     inputs = write_pngs(place / "inputs", mixture.images)
     restore_files(place / "run", inputs, place / "restored", keep="none")

@@ -1,4 +1,7 @@
-"""A JSON file of records that a benchmark adds to, each when it is made; what is there is not made again."""
+"""A JSON file of records that a benchmark adds to, each when it is made, of runs that came to their end alone.
+
+What is there is not made again.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -28,7 +31,7 @@ def add_records(path: Path | None, jobs: Iterable[tuple[Mapping[str, Any], Calla
         print(json.dumps(known, indent=1))
 
 
-def whole(run: Run) -> Run:
+def finished_or_stop(run: Run) -> Run:
     """Returns a trained run; one that a signal stopped half-way must not become a record."""
     if not run.finished:
         raise SystemExit(f"stopped after step {run.step}: nothing is recorded")

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.keeping import add_records, whole
+from benchmarks.keeping import add_records, finished_or_stop
 from licm.checkpoint import provenance
 from licm.config import Config, make_config
 from licm.datasets import TrainingData, load_training_data
@@ -83,7 +83,7 @@ def measure(name: str, seed: int, **changes: Any) -> dict[str, Any]:
     data = data_of(config, mixed.images)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "run"
-        whole(train(config, folder, data=data))
+        finished_or_stop(train(config, folder, data=data))
         found = evaluate(folder)
     kept = {figure: found[figure] for figure in (*FIGURES, "winner_matrix", "per_mechanism", "steps", "train_seconds")}
     what = {"condition": name, "seed": seed, "images": [len(data.canonical), len(data.transformed)]}

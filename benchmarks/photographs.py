@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
-from benchmarks.keeping import Record, add_records, whole
+from benchmarks.keeping import Record, add_records, finished_or_stop
 from benchmarks.photographs_page import RECORD, write_page
 from licm import metrics
 from licm.checkpoint import provenance, read_history
@@ -120,7 +120,7 @@ def measure(config: Config, *, paired_steps: int, split: Literal["test", "valida
         paired = _by_mechanism(bound, mixture)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "run"
-        run = whole(train(config, folder, data=data))
+        run = finished_or_stop(train(config, folder, data=data))
         history = [record for record in read_history(folder) if record["kind"] == "validation"]
     _, winners, restored = restore_images(run, mixture.images)
     matrix = metrics.winner_matrix(

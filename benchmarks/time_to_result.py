@@ -44,7 +44,7 @@ LONGEST = 900.0  # seconds
 def train_until_good(folder: Path, config: Config) -> Path:
     """Trains a run until both goals are reached or its time is up."""
     goals = {"accuracy": 1.0, "seconds": 0.0}
-    reached = set()
+    reached: set[str] = set()
 
     def look(record: dict[str, Any]) -> None:
         if record["kind"] == "judge":
@@ -57,7 +57,9 @@ def train_until_good(folder: Path, config: Config) -> Path:
         if len(reached) == 2 or goals["seconds"] > LONGEST:
             signal.raise_signal(signal.SIGINT)  # the run stops after this step, and is saved
 
-    train(config, folder, callbacks=[look])
+    run = train(config, folder, callbacks=[look])
+    if not run.finished and len(reached) < 2 and goals["seconds"] <= LONGEST:
+        raise SystemExit(f"stopped after step {run.step}: nothing is recorded")
     return folder
 
 
@@ -96,32 +98,44 @@ def time_to_result(folder: Path) -> dict[str, Any]:
 def steps_of_reference(path: Path) -> list[dict[str, Any]]:
     """Returns the seed and the `steps` to the first goal of a run of `paper`, or of all those in an earlier record.
 
-    `identity_steps` are those of all experts before the first.
+    `identity_steps` are those of the identity start, summed over experts.
     """
     if path.is_file():
         kept = ("preset", "seed", "identity_steps", "steps", "censored")
-        return [{key: each[key] for key in kept} for each in json.loads(path.read_text())["reference"]]
+        known = json.loads(path.read_text())["reference"]
+        if not all(key in each for each in known for key in kept):
+            raise SystemExit(f"{path}: what it says of the reference lacks one of {', '.join(kept)}")
+        return [{key: each[key] for key in kept} for each in known]
     reached, config = time_to_result(path)["matched_share_0_99"], read_config(path)
     (identity,) = [record for record in read_history(path) if record["kind"] == "identity"]
-    known = {"preset": config.preset, "seed": config.seed, "identity_steps": sum(identity["steps"])}
-    return [{**known, "steps": reached["steps"], "censored": reached["censored"]}]
+    what = {"preset": config.preset, "seed": config.seed, "identity_steps": sum(identity["steps"])}
+    return [{**what, "steps": reached["steps"], "censored": reached["censored"]}]
 
 
 def time_steps_of_paper() -> dict[str, float]:
-    """Returns the seconds of a step of `paper`, and of one of its identity start, by the obvious loop and by ours."""
+    """Returns the seconds of a step of `paper`, by the obvious loop and by ours, and of one of its identity start."""
     config = make_config("paper")
     batch, size = config.training.batch_size, config.data.image_size
     assert size is not None
     ours = build_run(config, channels=1, image_size=size).competition
     obvious = Reference(ours)
     calls = {"reference": stepper(obvious, batch, size), "paper": stepper(ours, batch, size)}
-    for whose, expert in (("reference", obvious.experts[0]), ("paper", ours.bank[0])):
-        calls[f"{whose}_identity"] = identity_stepper(expert, torch.rand(batch, 1, size, size))
+    calls["identity"] = identity_stepper(obvious.experts[0], torch.rand(batch, 1, size, size))
     return {name: times["median"] for name, times in in_turn(calls, 5).items()}
 
 
+def with_seconds(steps: dict[str, Any], times: dict[str, float]) -> dict[str, Any]:
+    """Adds to the steps of a run of `paper` its seconds by the obvious loop, and by ours (`paper_seconds`)."""
+    start = times["identity"] * steps["identity_steps"]
+    return {
+        **steps,
+        "seconds": start + times["reference"] * steps["steps"],
+        "paper_seconds": start + times["paper"] * steps["steps"],
+    }
+
+
 def identity_stepper(expert: nn.Module, images: Tensor) -> Callable[[], object]:
-    """One step of the identity start of an expert, [n, c, h, w]."""
+    """Returns a function that does one step of an expert's identity start on images, [n, c, h, w]."""
     optimizer = torch.optim.Adam(expert.parameters())
 
     def step() -> None:
@@ -161,10 +175,7 @@ def main() -> None:
     reference = [each for path in arguments.reference for each in steps_of_reference(path)]
     if reference:
         times = time_steps_of_paper()
-        for each in reference:
-            for whose, key in (("reference", "seconds"), ("paper", "paper_seconds")):
-                start = times[f"{whose}_identity"] * each["identity_steps"]
-                each[key] = start + times[whose] * each["steps"]
+        reference = [with_seconds(each, times) for each in reference]
         summary["step_seconds"] = times
         seconds = statistics.median(each["seconds"] for each in reference)
         summary["time_ratio_reference_over_default"] = seconds / summary["seconds_to_matched_share_0_99"]

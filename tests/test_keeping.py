@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from benchmarks.keeping import add_records, whole
+from benchmarks.keeping import add_records, finished_or_stop
 
 from licm.config import make_config
 from licm.run import build_run
@@ -26,6 +26,6 @@ def test_what_is_in_the_file_is_not_made_again(tmp_path):
 def test_a_stopped_run_is_no_record():
     run = build_run(make_config(overrides=SMALL_RUN), channels=1, image_size=12)
     with pytest.raises(SystemExit, match="stopped after step 0"):
-        whole(run)
+        finished_or_stop(run)
     run.step = run.config.training.steps
-    assert whole(run) is run
+    assert finished_or_stop(run) is run

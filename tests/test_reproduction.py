@@ -251,14 +251,23 @@ def test_a_mechanism_that_never_settles_counts_as_later_than_all():
 def test_experts_to_spare_are_those_not_matched():
     matrix = [[0.9, 0.0, 0.1], [0.0, 1.0, 0.0]]
     default = found("too_many_20", {"evaluation": evaluation([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])})
-    results = summarise([*default, *found("too_many_20", {"evaluation": evaluation(matrix)}, condition="retirement")])
+    retired = found("too_many_20", {"evaluation": evaluation(matrix)}, condition="retirement")
+    results = summarise([*default, *retired])
     assert results["too_many_20"] == {
         "matched_share": 0.95,
         "unowned_wins": pytest.approx(0.05),
+        "matched_share_default": 0.75,
+        "unowned_wins_default": pytest.approx(0.25),
         "conditions": results["too_many_20"]["conditions"],
     }
-    judged = {aim["aim"]: aim["met"] for aim in results["aims"] if "too_many_20" in aim["of"][0]}
-    assert judged == {"matched share at least 0.97": False, "experts to spare win less than 2 % together": False}
+    judged = {aim["of"][0]: aim["met"] for aim in results["aims"] if "too_many_20" in aim["of"][0]}
+    assert judged == dict.fromkeys(judged, False)
+    assert len(judged) == 4
+    results = summarise(default)
+    assert results["too_many_20"]["matched_share"] is None
+    judged = {aim["of"][0]: aim["met"] for aim in results["aims"]}
+    assert judged["too_many_20.matched_share"] is None
+    assert judged["too_many_20.matched_share_default"] is False
 
 
 def test_the_lowest_alphabet_counts():

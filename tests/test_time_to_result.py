@@ -4,9 +4,10 @@ import json
 
 import pytest
 from benchmarks import time_to_result as benchmark
-from benchmarks.time_to_result import steps_of_reference, time_to_result, train_until_good
+from benchmarks.time_to_result import steps_of_reference, time_to_result, train_until_good, with_seconds
 
 from licm import checkpoint as files
+from licm.run import build_run
 
 
 @pytest.fixture
@@ -53,3 +54,27 @@ def test_an_earlier_record_gives_the_steps_of_the_reference(tmp_path):
     record = tmp_path / "record.json"
     record.write_text(json.dumps({"reference": [{**kept, "seconds": 525.0}]}))
     assert steps_of_reference(record) == [kept]
+
+
+def test_an_older_record_is_told_what_it_lacks(tmp_path):
+    (tmp_path / "record.json").write_text(json.dumps({"reference": [{"preset": "paper", "seed": 2, "steps": 350}]}))
+    with pytest.raises(SystemExit, match="lacks one of preset, seed, identity_steps"):
+        steps_of_reference(tmp_path / "record.json")
+
+
+def test_a_run_gives_the_steps_of_the_reference_and_they_become_seconds(told, small_run):
+    told((3, 0.99, 0.5))
+    (steps,) = steps_of_reference(small_run)
+    (identity,) = [record for record in files.read_history(small_run) if record["kind"] == "identity"]
+    assert steps["identity_steps"] == sum(identity["steps"]) > 0
+    assert (steps["steps"], steps["censored"]) == (3, False)
+    found = with_seconds({**steps, "identity_steps": 10}, {"reference": 2.0, "paper": 1.0, "identity": 0.5})
+    assert (found["seconds"], found["paper_seconds"]) == (11.0, 8.0)
+
+
+def test_a_run_stopped_by_hand_is_no_record(monkeypatch, tmp_path, small_config):
+    monkeypatch.setattr(
+        benchmark, "train", lambda config, folder, callbacks: build_run(config, channels=1, image_size=12)
+    )
+    with pytest.raises(SystemExit, match="stopped after step 0"):
+        train_until_good(tmp_path / "run", small_config)

@@ -55,8 +55,8 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     Args:
         num_experts: N', as many as mechanisms are suspected, or "auto" where the number is not known: 16, of which
-            those that nobody would miss retire half-way. With experts to spare set `{"revival.retire": True}`, without
-            which two may share a mechanism to the end.
+            those that nobody would miss retire once the learning rate is to fall. With experts to spare set
+            `{"revival.retire": True}`, without which two may share a mechanism to the end.
         preset: A name in `licm.presets.PRESETS`; images keep their size, whatever it says of that.
         steps: The limit of training steps; None for the preset's.
         settings: Further keys of the configuration by dotted name, such as `{"experts.width": 32}`; of those under

@@ -168,11 +168,14 @@ EXPERIMENTS: dict[str, Experiment] = {
         "Too many experts: 16 for 10",
         "With experts to spare each mechanism should still have one owner, and the others win nothing. Retirement: "
         "those that nobody would miss stop competing once the learning rate falls. It is the setting for experts to "
-        "spare, so the numbers aimed for are asked of it.",
+        "spare; the numbers aimed for are asked of it and of the default.",
         _other_number(16, retirement={"revival.retire": True}),
     ),
     "too_many_20": Experiment(
-        "Too many experts: 20 for 10", "Likewise with 20.", _other_number(20, retirement={"revival.retire": True})
+        "Too many experts: 20 for 10",
+        "Likewise with 20: the numbers aimed for are asked of retirement, the setting for experts to spare, and of the "
+        "default.",
+        _other_number(20, retirement={"revival.retire": True}),
     ),
     "too_few_6": Experiment(
         "Too few experts: 6 for 10",

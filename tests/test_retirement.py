@@ -152,3 +152,13 @@ def test_records_name_the_retired():
     found = retire(competition, 1 - bars(20), below=1000.0)
     assert len(found) == 2
     assert json.dumps([dataclasses.asdict(each) for each in found])
+
+
+def test_of_experts_that_are_all_twins_half_retire():
+    """Each of three mechanisms has two owners, so that the mean lead of all is as small as that of each."""
+    mechanism, draws = torch.arange(300) % 3, torch.Generator().manual_seed(0)
+    owners = torch.arange(6)[:, None] // 2 == mechanism
+    scores = torch.where(owners, 0.8, 0.1) + 0.05 * torch.rand(6, 300, generator=draws)
+    gone = {each.expert for each in expendable(scores, below=0.25)}
+    assert sorted({each // 2 for each in set(range(6)) - gone}) == [0, 1, 2]
+    assert len(gone) == 3

@@ -2,9 +2,10 @@
 
 With the number of mechanisms unknown, more experts than needed compete. Those to spare come to be dead or to do what
 another does as well, and by the time the learning rate falls the rule takes them out, one by one: of the experts still
-competing the one with the smallest mean lead where it wins, as long as that lead is a small part of the mean of all.
-Without it its images go to the next best, whose lead then grows, so of two that do the same one remains. What is left
-is the estimate of the number of mechanisms. No label enters.
+competing the one with the smallest mean lead where it wins, as long as that lead is a small part of the mean of all,
+or, while pairs that do the same keep that low, of the margin of experts that are told apart. Without it its images go
+to the next best, whose lead then grows, so of two that do the same one remains. What is left is the estimate of the
+number of mechanisms. No label enters.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from licm.competition import Competition, compete
+from licm.health import HEALTHY_MARGIN
 
 FEWEST_WINS = 0.05  # in units of an even share; who wins less is retired whatever its lead, as in `Health.idle`
 
@@ -25,7 +27,8 @@ class Retired:
     Attributes:
         expert: Which.
         successor: The expert that is next best most often where it won, or on all images if it won none.
-        lead: Its mean lead where it won, in units of the mean lead of all winners.
+        lead: Its mean lead where it won, in units of the mean lead of all winners, or of `HEALTHY_MARGIN` of their mean
+            score where that is more.
     """
 
     expert: int
@@ -38,7 +41,7 @@ def expendable(scores: Tensor, *, below: float) -> list[Retired]:
 
     Args:
         scores: D's probabilities for every expert's output, [N', n]; 0 for who does not compete.
-        below: A mean lead, in units of the mean lead of all winners, below which an expert is expendable.
+        below: A mean lead, in the units of `Retired.lead`, below which an expert is expendable.
 
     >>> twins = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.9, 0.89], [0.1, 0.88, 0.9]])
     >>> [(each.expert, each.successor) for each in expendable(twins, below=0.25)]
@@ -56,7 +59,8 @@ def _expendable(scores: Tensor, below: float) -> Iterator[Retired]:
         second, next_best = rest.max(dim=0)
         wins = torch.bincount(winners, minlength=len(left))
         lead = torch.zeros(len(left)).index_add_(0, winners, best - second) / wins.clamp(min=1)
-        lead = lead / (best - second).mean().clamp(min=1e-12)
+        usual = max((best - second).mean().item(), HEALTHY_MARGIN * best.mean().item())
+        lead = lead / max(usual, 1e-12)
         few = wins * len(left) < FEWEST_WINS * own.shape[1]
         # First those that win too few images, fewest first; then by lead.
         least = int(torch.where(few, wins / own.shape[1] - 1, lead).argmin())

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.arithmetic import forward_flop, step_flop
+from benchmarks.keeping import finished_or_stop
 from benchmarks.reference import Reference
 from benchmarks.speed import in_turn, stepper
 from licm.checkpoint import load_checkpoint, provenance, read_config, read_history, read_run
@@ -58,8 +59,8 @@ def train_until_good(folder: Path, config: Config) -> Path:
             signal.raise_signal(signal.SIGINT)  # the run stops after this step, and is saved
 
     run = train(config, folder, callbacks=[look])
-    if not run.finished and len(reached) < 2 and goals["seconds"] <= LONGEST:
-        raise SystemExit(f"stopped after step {run.step}: nothing is recorded")
+    if len(reached) < 2 and goals["seconds"] <= LONGEST:
+        finished_or_stop(run)
     return folder
 
 

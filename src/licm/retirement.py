@@ -59,8 +59,7 @@ def _expendable(scores: Tensor, below: float) -> Iterator[Retired]:
         second, next_best = rest.max(dim=0)
         wins = torch.bincount(winners, minlength=len(left))
         lead = torch.zeros(len(left)).index_add_(0, winners, best - second) / wins.clamp(min=1)
-        usual = max((best - second).mean().item(), HEALTHY_MARGIN * best.mean().item())
-        lead = lead / max(usual, 1e-12)
+        lead = lead / max((best - second).mean().item(), HEALTHY_MARGIN * best.mean().item(), 1e-12)
         few = wins * len(left) < FEWEST_WINS * own.shape[1]
         # First those that win too few images, fewest first; then by lead.
         least = int(torch.where(few, wins / own.shape[1] - 1, lead).argmin())

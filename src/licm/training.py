@@ -147,8 +147,7 @@ def _update_schedule(run: Run) -> None:
     if training.decay and run.decay_start is None:
         held = run.health.healthy_steps >= training.healthy_steps and not run.revival.trials
         revives = rule.enabled and not rule.retire and run.step < rule.until * training.steps
-        late = run.step >= training.steps // 2
-        if held or (late and not (revives and run.revival.has_work(run.health))):
+        if held or (_is_half_done(run) and not (revives and run.revival.has_work(run.health))):
             run.decay_start = run.step
 
 

@@ -19,6 +19,7 @@ from licm.models import Expert
 from licm.reproduction import running
 from licm.reproduction.drawn import figures_for
 from licm.reproduction.experiments import EXPERIMENTS, FROM_PAPER_TO_DEFAULT, Condition, Experiment
+from licm.reproduction.measuring import centred_by_mass
 from licm.reproduction.paired import train_paired
 from licm.reproduction.running import plan, read_record, reproduce
 from licm.reproduction.summary import AIMS, Found, find, summarise
@@ -94,6 +95,28 @@ def test_a_paired_expert_learns_what_it_is_shown():
     with torch.no_grad():
         restored = first(shift(images))
     assert psnr(restored, images).mean() > psnr(shift(images), images).mean() + 3
+
+
+def test_centred_by_mass_moves_whole_images_and_loses_no_ink():
+    images = torch.zeros(4, 1, 9, 9, dtype=torch.uint8)
+    images[0, 0, 1, 2] = 7  # a dot goes to the middle
+    images[1, 0, 0, 0], images[1, 0, 8, 8] = 9, 1  # as heavy as it is, it has nowhere to go
+    images[2, 0, 2:5, 0:4] = 5  # 3x4: half a pixel from the middle either way
+    moved = centred_by_mass(images)
+    assert moved[0, 0, 4, 4] == 7
+    assert torch.equal(moved[1], images[1])
+    ys, xs = moved[2, 0].nonzero().T
+    assert (ys.unique().tolist(), len(xs.unique())) == ([3, 4, 5], 4)
+    assert abs(xs.double().mean() - 4) <= 0.5
+    assert not moved[3].any(), "an empty image stays one"
+    assert torch.equal(moved.sum((1, 2, 3)), images.sum((1, 2, 3)))
+
+
+def test_a_condition_that_centres_has_a_record_of_its_own():
+    rows = {row.condition: row.jobs for row in plan(["omniglot"], seeds=1)}
+    as_drawn, centred = rows["default"], rows["centred by their ink"]
+    assert [one.name == other.name for one, other in zip(as_drawn, centred)] == [True, False], "the run is one"
+    assert dict(as_drawn[1].settings) == {"source": "omniglot"}, "and records from before this condition came count"
 
 
 def test_every_measure_leaves_a_record_and_nothing_is_done_twice(small, bars_file, tmp_path):
@@ -279,7 +302,10 @@ def test_the_lowest_alphabet_counts():
 def test_aims_are_for_headlines_that_exist_and_are_open_without_records():
     for aim in AIMS:
         assert len(aim.needs) == aim.met.__code__.co_argcount
-    assert {aim["met"] for aim in summarise([])["aims"]} == {None}
+    everything = summarise([Found(row, {}, True) for row in plan(seeds=1)])["aims"]
+    assert [aim["aim"] for aim in everything] == [aim.text for aim in AIMS]
+    assert {aim["met"] for aim in everything} == {None}
+    assert summarise([Found(row, {}, True) for row in plan(["weak"])])["aims"] == [], "of what is not planned"
 
 
 def test_the_command_leaves_results_page_and_figures(small, bars_file, tmp_path):

@@ -4,7 +4,7 @@ import base64
 import io
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class Measure:
 
     Attributes:
         take: A function of the configuration, the folder of its run and the settings to JSON values.
-        settings: Names of the settings it reads; they are part of what its record is known by.
+        settings: Names of the settings it reads, where they are not None; they are part of what its record is known by.
         reads: Keys and sections of the configuration that it depends on, likewise; None for all, and for its run, which
             then has to be trained first.
     """
@@ -193,6 +193,8 @@ def _transfer(config: Config, folder: Path, settings: Settings) -> dict[str, Any
     matched = dict(zip(*metrics.match_experts(matrix)))
     owner = torch.tensor([matched.get(m, -1) for m in range(len(mechanisms))])
     images = _other_images(settings["source"], config)
+    if settings.get("centring") == "mass":
+        images = replace(images, images=centred_by_mass(images.images))
     mixture = evaluation_mixture(images, mechanisms)
     _, won_by, restored = restore_images(run, mixture.images)
     right, decibels = won_by == owner[mixture.mechanism], metrics.psnr(restored, mixture.originals)
@@ -237,6 +239,30 @@ def _other_images(source: str, config: Config) -> ImageSet:
     )
 
 
+def centred_by_mass(images: Tensor) -> Tensor:
+    """Moves each image by whole pixels so that its centre of mass is in the middle, as MNIST's digits were made.
+
+    Args:
+        images: [n, c, h, w], dark ground. No ink is moved out of the image: it then stops at the edge.
+    """
+    moved = torch.zeros_like(images)
+    for image, into in zip(images, moved):
+        ink = image.sum(0, dtype=torch.float64)
+        dy, dx = (_to_the_middle(ink.sum(axis)) for axis in (1, 0))
+        into.copy_(image.roll((dy, dx), (1, 2)))
+    return moved
+
+
+def _to_the_middle(profile: Tensor) -> int:
+    """By how many pixels a profile, float [length], has to move."""
+    places = profile.nonzero()[:, 0]
+    if not len(places):
+        return 0
+    centre = (profile @ torch.arange(len(profile), dtype=profile.dtype) / profile.sum()).item()
+    wanted = round((len(profile) - 1) / 2 - centre)
+    return max(-int(places[0]), min(len(profile) - 1 - int(places[-1]), wanted))
+
+
 @torch.no_grad()
 def _clusters(config: Config, folder: Path, settings: Settings) -> dict[str, Any]:
     """k-means on D's last hidden layer, of the transformed test images."""
@@ -265,7 +291,7 @@ MEASURES = {
     "recovered": Measure(_recovered),
     "supervised": Measure(_supervised, settings=("paired_steps",), reads=("seed", "mechanisms", "data", "experts")),
     "augmented": Measure(_augmented, reads=("seed", "mechanisms", "data")),
-    "transfer": Measure(_transfer, settings=("source",)),
+    "transfer": Measure(_transfer, settings=("source", "centring")),
     "clusters": Measure(_clusters),
 }
 """The measures by name."""

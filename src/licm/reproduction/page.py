@@ -17,6 +17,7 @@ from licm.reproduction.summary import Found, find, summarise
 from licm.writing import write_bytes, write_text
 
 RESULTS, PAGE, MARKDOWN, FIGURES = "results.json", "reproduction.html", "reproduction.md", "figures"
+TITLE = "The slides' results, made again"
 
 Table = list[list[str]]
 
@@ -48,13 +49,14 @@ _COLUMNS = {  # of a condition's figures: title and form
 }
 
 
-def write_results(rows: Sequence[Row], out: str | Path, *, command: str) -> dict[str, Any]:
+def write_results(rows: Sequence[Row], out: str | Path, *, command: str, title: str = TITLE) -> dict[str, Any]:
     """Sums up the records of a plan as far as they are there, and writes results, page, tables and figures.
 
     Args:
         rows: The plan.
         out: The folder with the records.
         command: What was typed, for the page.
+        title: The page's.
 
     Returns:
         The content of `results.json`; see `licm.reproduction.summary.summarise`.
@@ -69,8 +71,8 @@ def write_results(rows: Sequence[Row], out: str | Path, *, command: str) -> dict
     (out / FIGURES).mkdir(parents=True, exist_ok=True)
     sections = [_section(name, results, found, out) for name in EXPERIMENTS if name in results]
     write_text(out / RESULTS, json.dumps(results, indent=1) + "\n")
-    write_text(out / MARKDOWN, make_markdown(results, sections))
-    write_text(out / PAGE, _make_page(results, sections))
+    write_text(out / MARKDOWN, make_markdown(results, sections, title))
+    write_text(out / PAGE, _make_page(results, sections, title))
     return results
 
 
@@ -114,15 +116,17 @@ def _cell(spread: dict[str, Any] | None, form: str) -> str:
 
 
 def _group_table(found: Sequence[Found]) -> Table:
-    """Of another data set: a line for each of its labels, as means over seeds; empty for other experiments."""
-    records = [each.records["transfer"] for each in found if "transfer" in each.records]
-    if not records:
-        return []
-    table = [["group", "images", "identification", "PSNR, dB"]]
-    for groups in zip(*(record["groups"] for record in records)):
-        means = (sum(group[name] for group in groups) / len(groups) for name in ("identification", "psnr"))
-        table.append([groups[0]["name"], str(groups[0]["images"]), *map("{:.3f}".format, means)])
-    return table
+    """Of another data set: a line for each condition and label, as means over seeds; empty for other experiments."""
+    records: dict[str, list[dict[str, Any]]] = {}
+    for each in found:
+        if "transfer" in each.records:
+            records.setdefault(each.row.condition, []).append(each.records["transfer"])
+    table = [["condition", "group", "images", "identification", "PSNR, dB"]]
+    for condition, own in records.items():
+        for groups in zip(*(record["groups"] for record in own)):
+            means = (sum(group[name] for group in groups) / len(groups) for name in ("identification", "psnr"))
+            table.append([condition, groups[0]["name"], str(groups[0]["images"]), *map("{:.3f}".format, means)])
+    return table if records else []
 
 
 def _aim_table(results: dict[str, Any]) -> Table:
@@ -144,10 +148,11 @@ def _status(results: dict[str, Any]) -> list[str]:
     return lines
 
 
-def make_markdown(results: dict[str, Any], sections: Sequence[dict[str, Any]]) -> str:
+def make_markdown(results: dict[str, Any], sections: Sequence[dict[str, Any]], title: str) -> str:
     """Returns the tables and figures as a page of Markdown."""
-    parts = ["# The slides' results, made again", *_status(results)]
-    parts += ["## What was aimed for", _as_markdown(_aim_table(results))]
+    parts = [f"# {title}", *_status(results)]
+    if results["aims"]:
+        parts += ["## What was aimed for", _as_markdown(_aim_table(results))]
     for section in sections:
         parts += [f"## {section['title']}", section["reading"], _as_markdown(section["table"])]
         if section["groups"]:
@@ -170,12 +175,13 @@ def _as_html(table: Table) -> Markup:
     return Markup("<table>{}</table>").format(Markup("\n").join(lines))
 
 
-def _make_page(results: dict[str, Any], sections: Sequence[dict[str, Any]]) -> str:
+def _make_page(results: dict[str, Any], sections: Sequence[dict[str, Any]], title: str) -> str:
     environment = Environment(
         loader=PackageLoader("licm"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.get_template("reproduction.html.j2")
-    return template.render(status=_status(results), aims=_aim_table(results), sections=sections, table=_as_html)
+    aims = _aim_table(results) if results["aims"] else []
+    return template.render(title=title, status=_status(results), aims=aims, sections=sections, table=_as_html)
 
 
 def _data_uri(svg: bytes) -> str:

@@ -123,9 +123,10 @@ def _is_at_hand(condition: Condition) -> bool:
 def _jobs(condition: Condition, seed: int, budget: Budget, overrides: Mapping[str, Any]) -> Iterator[Job]:
     merged = {**condition.overrides, **budget.overrides, **overrides, "seed": seed}
     config = make_config(condition.preset, overrides=merged)
-    known = {"paired_steps": budget.paired_steps, "source": condition.source}
+    known = {"paired_steps": budget.paired_steps, "source": condition.source, "centring": condition.centring}
     for measure in condition.measures:
-        yield Job(measure, config, {name: known[name] for name in MEASURES[measure].settings})
+        settings = {name: known[name] for name in MEASURES[measure].settings if known[name] is not None}
+        yield Job(measure, config, settings)
 
 
 def reproduce(

@@ -199,7 +199,7 @@ def summarise(found: Sequence[Found]) -> dict[str, Any]:
         records are missing) and `conditions`: for each the `seeds` that are there, how many were `planned`, whether
         paired experts found it `representable`, the median settled step over mechanisms and seeds (None also if most
         are not settled), and `figures`, each with mean, std (of the sample), min, max and count. `aims` says which
-        numbers were aimed for and whether they are `met`; None where records are missing.
+        numbers were aimed for in what was planned, and whether they are `met`; None where records are missing.
     """
     results: dict[str, Any] = {}
     for experiment in dict.fromkeys(each.row.experiment for each in found):
@@ -209,7 +209,8 @@ def summarise(found: Sequence[Found]) -> dict[str, Any]:
         labels = dict.fromkeys(each.row.condition for each in own)
         conditions = {label: _condition([each for each in own if each.row.condition == label]) for label in labels}
         results[experiment] = {**_headlines(experiment, conditions), "conditions": conditions}
-    results["aims"] = [_judge(aim, results) for aim in AIMS]
+    planned = {each.row.experiment for each in found}
+    results["aims"] = [_judge(aim, results) for aim in AIMS if aim.needs[0].split(".")[0] in planned]
     machines = {str(record["provenance"]): record for each in found for record in each.records.values()}
     results["made_with"] = [record["provenance"] for record in machines.values()]
     runs = {each.row.jobs[0].run: each.records["evaluation"] for each in found if "evaluation" in each.records}

@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from licm.tables import markdown
+
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 RECORDS, TABLE = RESULTS / "core", RESULTS / "core.md"
 
@@ -76,12 +78,11 @@ def make_table() -> str:
     for name, records in groups.items():
         records.sort(key=lambda record: record["seed"])
         lines += ["", f"## {name}", "", _describe(records), ""]
-        lines.append("| " + " | ".join(title for _, title, _ in COLUMNS) + " |")
-        lines.append("|" + " ---: |" * len(COLUMNS))
-        for record in records:
-            lines.append("| " + " | ".join(form.format(record[key]) for key, _, form in COLUMNS) + " |")
+        rows = [[title for _, title, _ in COLUMNS]]
+        rows += [[form.format(record[key]) for key, _, form in COLUMNS] for record in records]
         if len(records) > 1:
-            lines.append("| " + " | ".join(_summary(records, key) for key, _, _ in COLUMNS) + " |")
+            rows.append([_summary(records, key) for key, _, _ in COLUMNS])
+        lines.append(markdown(rows))
     return "\n".join(lines) + "\n"
 
 

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.keeping import add_records
 from licm import metrics
 from licm.checkpoint import provenance
 from licm.classifier import accuracy, train_classifier
@@ -32,6 +33,7 @@ from licm.mechanisms import parse_mechanisms
 from licm.models import Discriminator, Expert
 from licm.reproduction.measuring import mean_qualities
 from licm.seeding import derive_seed
+from licm.tables import markdown
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 RECORD, PAGE = RESULTS / "cyclegan.json", RESULTS / "cyclegan.md"
@@ -139,26 +141,33 @@ def measure(config: Config, *, width: int = WIDTH) -> dict[str, Any]:
 def make_page(records: list[dict[str, Any]]) -> str:
     """Returns the results page, from the records alone."""
     titles = ("PSNR, dB", "SSIM", "accuracy restored", "PSNR of the inputs", "accuracy transformed", "accuracy clean")
+    means = {name: statistics.fmean(each[name] for each in records) for name in FIGURES}
+    rows = [
+        [str(each["seed"]), *(f"{each[name]:.3f}" for name in FIGURES)]
+        for each in [*records, {"seed": "mean", **means}]
+    ]
+    mechanisms = [
+        [name, f"{statistics.fmean(each['psnr_per_mechanism'][name] for each in records):.1f}"]
+        for name in records[0]["psnr_per_mechanism"]
+    ]
     lines = [
         "# One-to-one baseline",
         "",
         "Made by `python -m benchmarks cyclegan --table` from `cyclegan.json`: a small CycleGAN on the data, the",
         "batches and the steps of `default`, official test digits, every seed that was run.",
         "",
-        f"| seed | {' | '.join(titles)} |",
-        f"| --- |{' ---: |' * len(titles)}",
-        *(f"| {each['seed']} | {' | '.join(f'{each[name]:.3f}' for name in FIGURES)} |" for each in records),
-        "| mean | " + " | ".join(f"{statistics.fmean(each[name] for each in records):.3f}" for name in FIGURES) + " |",
+        markdown([["seed", *titles], *rows]),
         "",
         "PSNR in dB under each mechanism, mean over seeds:",
         "",
-        "| mechanism | PSNR, dB |",
-        "| --- | ---: |",
+        markdown([["mechanism", "PSNR, dB"], *mechanisms]),
     ]
-    for name in records[0]["psnr_per_mechanism"]:
-        lines.append(f"| {name} | {statistics.fmean(each['psnr_per_mechanism'][name] for each in records):.1f} |")
     commits = ", ".join(sorted({str(each["provenance"]["commit"]) for each in records}))
     return "\n".join([*lines, "", f"Commit {commits}."]) + "\n"
+
+
+def _config(source: str, seed: int) -> Config:
+    return make_config(overrides={"data.source": source, "seed": seed})
 
 
 def main() -> None:
@@ -172,16 +181,10 @@ def main() -> None:
     if arguments.table:
         PAGE.write_text(make_page(json.loads(RECORD.read_text())))
         return
-    known: list[dict[str, Any]] = []
-    if arguments.json and arguments.json.exists():
-        known = json.loads(arguments.json.read_text())
-    for seed in arguments.seeds:
-        record = measure(make_config(overrides={"data.source": arguments.source, "seed": seed}))
-        known = sorted([each for each in known if each["seed"] != seed] + [record], key=lambda each: each["seed"])
-        if arguments.json:
-            arguments.json.write_text(json.dumps(known, indent=1) + "\n")
-    if not arguments.json:
-        print(json.dumps(known, indent=1))
+    jobs = (
+        ({"seed": seed}, lambda known, seed=seed: measure(_config(arguments.source, seed))) for seed in arguments.seeds
+    )
+    add_records(arguments.json, jobs)
 
 
 if __name__ == "__main__":

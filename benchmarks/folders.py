@@ -30,7 +30,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.keeping import finished_or_stop
+from benchmarks.keeping import add_records, finished_or_stop
 from licm import metrics
 from licm.assignments import ASSIGNMENTS
 from licm.checkpoint import provenance, read_config
@@ -41,6 +41,7 @@ from licm.evaluation import load_evaluated
 from licm.pictures import encode, list_images, read_picture
 from licm.restoring import restore_files
 from licm.shipped import find_run
+from licm.tables import markdown
 from licm.training import train
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -168,6 +169,10 @@ def make_page(records: list[dict[str, Any]]) -> str:
     """Returns the results page, from the records alone."""
     titles = ("matched share", "PSNR, dB", "accuracy clean", "restored", "routed as exact", "training, s")
     speeds = ("exact, images/s", "routed, images/s", "routed over reading and writing")
+    rows = [
+        [str(each["seed"]), *(f"{each[name]:.4g}" for name in FIGURES), *(f"{each[name]:.3g}" for name in SPEEDS)]
+        for each in records
+    ]
     return (
         "\n".join(
             [
@@ -176,14 +181,7 @@ def make_page(records: list[dict[str, Any]]) -> str:
                 "Made by `python -m benchmarks folders --table` from `folders.json`: digits as PNG files, learned",
                 "from and restored by folders; official test digits, every seed that was run.",
                 "",
-                f"| seed | {' | '.join((*titles, *speeds))} |",
-                f"| --- |{' ---: |' * (len(titles) + len(speeds))}",
-                *(
-                    f"| {each['seed']} | "
-                    + " | ".join([f"{each[name]:.4g}" for name in FIGURES] + [f"{each[name]:.3g}" for name in SPEEDS])
-                    + " |"
-                    for each in records
-                ),
+                markdown([["seed", *titles, *speeds], *rows]),
                 "",
                 f"{records[0]['provenance']['threads']} threads, {records[0]['provenance']['machine']}, commits "
                 + ", ".join(sorted({str(each["provenance"]["commit"]) for each in records}))
@@ -192,6 +190,11 @@ def make_page(records: list[dict[str, Any]]) -> str:
         )
         + "\n"
     )
+
+
+def _measure_seed(seed: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as place:
+        return measure(make_config(overrides={"seed": seed}), Path(place))
 
 
 def main() -> None:
@@ -210,17 +213,8 @@ def main() -> None:
     if arguments.table:
         PAGE.write_text(make_page(json.loads(RECORD.read_text())))
         return
-    known: list[dict[str, Any]] = []
-    if arguments.json and arguments.json.exists():
-        known = json.loads(arguments.json.read_text())
-    for seed in arguments.seeds:
-        with tempfile.TemporaryDirectory() as place:
-            record = measure(make_config(overrides={"seed": seed}), Path(place))
-        known = sorted([each for each in known if each["seed"] != seed] + [record], key=lambda each: each["seed"])
-        if arguments.json:
-            arguments.json.write_text(json.dumps(known, indent=1) + "\n")
-    if not arguments.json:
-        print(json.dumps(known, indent=1))
+    jobs = (({"seed": seed}, lambda known, seed=seed: _measure_seed(seed)) for seed in arguments.seeds)
+    add_records(arguments.json, jobs)
 
 
 if __name__ == "__main__":

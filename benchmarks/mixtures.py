@@ -24,6 +24,7 @@ from licm.config import Config, make_config
 from licm.datasets import TrainingData, load_training_data
 from licm.evaluation import evaluate
 from licm.mechanisms import MECHANISM_SETS
+from licm.tables import markdown
 from licm.training import train
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -98,9 +99,8 @@ def make_page(records: list[dict[str, Any]]) -> str:
         "Made by `python -m benchmarks mixtures --table` from `mixtures.json`: default runs on the embedded digits,",
         "one thing changed. Official test digits, evenly under the mechanisms; every seed that was run, in its place.",
         "",
-        "| condition | seeds | matched share | PSNR, dB | accuracy restored (clean) | experts left |",
-        "| --- | --- | --- | --- | --- | --- |",
     ]
+    rows = [["condition", "seeds", "matched share", "PSNR, dB", "accuracy restored (clean)", "experts left"]]
     for name in CONDITIONS:
         if not (own := [each for each in records if each["condition"] == name]):
             continue
@@ -108,9 +108,9 @@ def make_page(records: list[dict[str, Any]]) -> str:
         cells = [", ".join(str(each["seed"]) for each in own)]
         cells += [", ".join(form.format(each[key]) for each in own) for key, form in _CELLS.items()]
         cells[-2] += f" ({clean:.3f})"
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        rows.append([name, *cells])
     commits = ", ".join(sorted({str(each["provenance"]["commit"]) for each in records}))
-    return "\n".join([*lines, "", f"{records[0]['provenance']['machine']}, commits {commits}."]) + "\n"
+    return "\n".join([*lines, markdown(rows), "", f"{records[0]['provenance']['machine']}, commits {commits}."]) + "\n"
 
 
 _CELLS = {"matched_share": "{:.4f}", "psnr": "{:.1f}", "accuracy_restored": "{:.3f}", "num_competing": "{}"}

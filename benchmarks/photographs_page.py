@@ -14,6 +14,7 @@ from licm.figures import winner_heatmap
 from licm.metrics import match_experts
 from licm.records import Records
 from licm.reproduction.measuring import unpack
+from licm.tables import markdown
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 RECORD, PAGE, FIGURES = RESULTS / "photographs.json", RESULTS / "photographs.md", RESULTS / "photographs"
@@ -46,44 +47,29 @@ def make_page(records: list[dict[str, Any]]) -> str:
     """Returns the page."""
     first = records[0]
     counts = first["images"]
+    by_seed = [["seed", "matched share", "PSNR before, dB", "restored", "steps"]]
+    for each in records:
+        decibels = (f"{fmean(each[view]['psnr']):.1f}" for view in ("before", "restored"))
+        by_seed.append([str(each["seed"]), f"{each['matched_share']:.3f}", *decibels, str(each["steps"])])
+    views = ("before", "restored", "paired")
+    by_mechanism = [["mechanism", "PSNR before, dB", "restored", "paired", "SSIM before", "restored", "paired", "won"]]
+    for index, name in enumerate(first["mechanisms"]):
+        qualities = (_seeds(records, view, figure, index) for figure in ("psnr", "ssim") for view in views)
+        won = ", ".join(f"{_won(each)[index]:.2f}" for each in records)
+        by_mechanism.append([f"`{name}`", *qualities, won])
     lines = [
         INTRODUCTION,
         f"{counts['canonical']} canonical crops, {counts['transformed']} transformed ones; measured on "
         f"{first['num_images']} {first['split']} crops, each under one mechanism.",
         "",
-        *_table(
-            ["seed", "matched share", "PSNR before, dB", "restored", "steps"],
-            [
-                [
-                    str(each["seed"]),
-                    f"{each['matched_share']:.3f}",
-                    *(f"{fmean(each[view]['psnr']):.1f}" for view in ("before", "restored")),
-                    str(each["steps"]),
-                ]
-                for each in records
-            ],
-        ),
+        markdown(by_seed),
         "",
         "By mechanism, each seed in its place. *Paired* is an expert of the same architecture, trained on pairs "
         f"under this mechanism alone ({first['paired_steps']} steps, seed {first['seed']}), the bound from above; "
         "*won* the share of the mechanism's crops that the expert matched to it wins; *restored* the winner's output, "
         "whoever won.",
         "",
-        *_table(
-            ["mechanism", "PSNR before, dB", "restored", "paired", "SSIM before", "restored", "paired", "won"],
-            [
-                [
-                    f"`{name}`",
-                    *(
-                        _seeds(records, view, figure, index)
-                        for figure in ("psnr", "ssim")
-                        for view in ("before", "restored", "paired")
-                    ),
-                    ", ".join(f"{_won(each)[index]:.2f}" for each in records),
-                ]
-                for index, name in enumerate(first["mechanisms"])
-            ],
-        ),
+        markdown(by_mechanism),
         "",
         *_verdicts(records),
         "",
@@ -103,11 +89,6 @@ def make_page(records: list[dict[str, Any]]) -> str:
         + ".",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _table(titles: list[str], rows: list[list[str]]) -> list[str]:
-    head = ["| " + " | ".join(titles) + " |", "| ---" + " | ---:" * (len(titles) - 1) + " |"]
-    return [*head, *("| " + " | ".join(row) + " |" for row in rows)]
 
 
 def _seeds(records: list[dict[str, Any]], view: str, figure: str, index: int) -> str:

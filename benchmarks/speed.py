@@ -31,6 +31,7 @@ from licm.config import Config, make_config
 from licm.reproduction.running import plan, read_record
 from licm.run import build_run, restore_images
 from licm.seeding import generator
+from licm.tables import markdown
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 RECORD, PAGE = RESULTS / "speed.json", RESULTS / "speed.md"
@@ -310,8 +311,7 @@ def make_page(record: dict[str, Any]) -> str:
             "",
         ]
         variants = {"exact": "", "frozen": "_frozen", "compiled": "_compiled", "routed": "_routed"}
-        lines += ["| | reference, s | " + " | ".join(f"{which}, s (range) | ratio" for which in variants) + " |"]
-        lines += ["| --- |" + " ---: |" * (1 + 2 * len(variants))]
+        rows = [["", "reference, s", *(title for which in variants for title in (f"{which}, s (range)", "ratio"))]]
         for title, name, *_ in SIZES:
             seconds = record[f"step_seconds{name}"]
             cells = [f"{seconds['reference']['median']:.3f}"]
@@ -319,42 +319,47 @@ def make_page(record: dict[str, Any]) -> str:
                 spread = seconds["step" if which == "exact" else which]
                 cells.append("{median:.3f} ({min:.3f} to {max:.3f})".format(**spread))
                 cells.append(f"{record[f'step_speedup_vs_reference{key}{name}']:.2f}")
-            lines.append(f"| {title} | {' | '.join(cells)} |")
+            rows.append([title, *cells])
+        lines.append(markdown(rows))
     if "peak_fraction" in record:
         lines += ["", "## A step against the machine", ""]
-        lines += ["| | GFLOP a step | best product, GFLOP/s | GFLOP/s | fraction |"]
-        lines += ["| --- | ---: | ---: | ---: | ---: |"]
+        rows = [["", "GFLOP a step", "best product, GFLOP/s", "GFLOP/s", "fraction"]]
         for title, name, *_ in SIZES:
-            lines.append(
-                f"| {title} | {record[f'step_flop{name}']['total'] / 1e9:.1f} | "
-                f"{max(record[f'product_gflops{name}'].values()):.0f} | "
-                f"{record[f'step_gflops{name}']:.0f} | {record[f'peak_fraction{name}']:.2f} |"
-            )
+            flop, product = record[f"step_flop{name}"]["total"] / 1e9, max(record[f"product_gflops{name}"].values())
+            reached = [f"{record[f'step_gflops{name}']:.0f}", f"{record[f'peak_fraction{name}']:.2f}"]
+            rows.append([title, f"{flop:.1f}", f"{product:.0f}", *reached])
+        lines.append(markdown(rows))
         if "compile_seconds" in record:
             lines += ["", f"Compiling takes {record['compile_seconds']:.0f} s the first time on a machine, then "]
             lines[-1] += f"{record['compile_seconds_cached']:.0f} s a run."
         lines += ["", "What each layer reaches, and what it could: ![roofline](roofline.png)"]
     if "router" in record:
         lines += ["", "## A step of `default` against the number of experts", ""]
-        lines += ["| experts | exact, s | routed, s | ratio |", "| ---: | ---: | ---: | ---: |"]
+        rows = [["experts", "exact, s", "routed, s", "ratio"]]
         for row in record["router"]:
             exact, by_router = row["seconds"]["exact"]["median"], row["seconds"]["routed"]["median"]
-            lines.append(f"| {row['experts']} | {exact:.3f} | {by_router:.3f} | {exact / by_router:.2f} |")
-        lines += ["", f"Routed, 80 experts cost {record['step_cost_ratio_80_over_10']:.2f} times what 10 do."]
+            rows.append([str(row["experts"]), f"{exact:.3f}", f"{by_router:.3f}", f"{exact / by_router:.2f}"])
+        lines += [
+            markdown(rows),
+            "",
+            f"Routed, 80 experts cost {record['step_cost_ratio_80_over_10']:.2f} times what 10 do.",
+        ]
     if "cost" in record:
-        lines += ["", "## Cost of a step of `default`, one thing varied", "", "| varied | to | s | GFLOP/s |"]
-        lines += ["| --- | ---: | ---: | ---: |"]
+        lines += ["", "## Cost of a step of `default`, one thing varied", ""]
+        rows = [["varied", "to", "s", "GFLOP/s"]]
         for row in record["cost"]:
             rate = row["flop"] / row["seconds"]["median"] / 1e9
-            lines.append(f"| {row['varied']} | {row['value']} | {row['seconds']['median']:.3f} | {rate:.0f} |")
+            rows.append([row["varied"], str(row["value"]), f"{row['seconds']['median']:.3f}", f"{rate:.0f}"])
+        lines.append(markdown(rows))
     if "restoring" in record:
-        lines += ["", "## Restoring, images per second", "", "| threads | batch | exact | routed | ratio |"]
-        lines += ["| ---: | ---: | ---: | ---: | ---: |"]
+        lines += ["", "## Restoring, images per second", ""]
+        rows = [["threads", "batch", "exact", "routed", "ratio"]]
         for row in record["restoring"]:
             exact, by_router = row["images_per_second"]["exact"], row["images_per_second"]["routed"]
-            cells = f"{exact:.0f} | {by_router:.0f} | {by_router / exact:.1f}"
-            lines.append(f"| {row['threads']} | {row['batch']} | {cells} |")
+            speeds = [f"{exact:.0f}", f"{by_router:.0f}", f"{by_router / exact:.1f}"]
+            rows.append([str(row["threads"]), str(row["batch"]), *speeds])
         lines += [
+            markdown(rows),
             "",
             "Mean share of test images for which the router names the winner of the exact competition, over the",
         ]

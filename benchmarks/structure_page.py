@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from licm.tables import markdown
+
 INTRODUCTION = """# Results: causal graphs
 
 Made by `python -m benchmarks structure --table` from `structure.json`, which
@@ -27,12 +29,11 @@ def _headlines(figures: dict[str, Any]) -> str:
             return "not measured"
         return " to ".join(f"{each:.4g}" for each in value) if isinstance(value, list) else f"{value:.4g}"
 
-    return _table(["figure", ""], [[f"`{name}`", said(value)] for name, value in figures.items()])
+    return _table([["figure", ""], *([f"`{name}`", said(value)] for name, value in figures.items())])
 
 
-def _table(titles: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(titles) + " |", "|" + " ---: |" * len(titles)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+def _table(rows: list[list[str]]) -> str:
+    return markdown(rows) + "\n"
 
 
 def _costs(row: dict[str, Any]) -> list[str]:
@@ -72,7 +73,7 @@ def _ranks(part: dict[str, Any]) -> str:
 rows each. The graphs of the true one's Markov equivalence class are ranked by how few mechanisms change; ties share the
 mean of their places.
 
-""" + _table(["targets", "tied rank of the truth", "graphs in the class", "truth alone at the top"], rows)
+""" + _table([["targets", "tied rank of the truth", "graphs in the class", "truth alone at the top"], *rows])
 
 
 def _recovery(part: dict[str, Any]) -> str:
@@ -81,7 +82,7 @@ def _recovery(part: dict[str, Any]) -> str:
 
 Share of the true edges found, {part["trees"]} random recursive trees of 100 binary variables, flips 0.05 to 0.3.
 
-""" + _table(["rows", "mean", "least"], rows)
+""" + _table([["rows", "mean", "least"], *rows])
 
 
 def _scaling(part: dict[str, Any]) -> str:
@@ -91,7 +92,7 @@ def _scaling(part: dict[str, Any]) -> str:
 Binary variables, 5,000 rows, random recursive trees with flips 0.05 to 0.3; from the table to the tree. Memory is the
 process's peak, libraries and data included.
 
-""" + _table(["variables", "s", "CPU s", "peak MB", "true edges found", "threads", "load"], rows)
+""" + _table([["variables", "s", "CPU s", "peak MB", "true edges found", "threads", "load"], *rows])
 
 
 def _pgmpy(part: dict[str, Any]) -> str:
@@ -125,7 +126,7 @@ The table is the same, and so is the weight of the tree. Ours is the median of t
 just after, in the same process. CPU seconds are those of the first process: with all cores pgmpy's others are not in
 them.
 
-""" + _table([*titles, "threads", "load"], rows)
+""" + _table([[*titles, "threads", "load"], *rows])
 
 
 def _approximate(part: dict[str, Any]) -> str:
@@ -146,7 +147,7 @@ The same kind of data, from states to the tree. The exact cost is extrapolated f
 columns. Where the gain is not above 1 the exact tree is the cheaper one.
 
 """ + _table(
-        ["variables", "s", "CPU s", "peak MB", "true edges found", "exact, CPU s", "gain", "threads", "load"], rows
+        [["variables", "s", "CPU s", "peak MB", "true edges found", "exact, CPU s", "gain", "threads", "load"], *rows]
     )
 
 
@@ -168,7 +169,7 @@ Accuracy of a classifier of clean digits under a new mixture of mechanisms, fore
 `{part["preset"]}`, seed {part["seed"]}, by `licm.causal.experts`, and measured on 2,000 test digits. The last column is
 what one would say who does not know of mechanisms: the accuracy under the old, even mixture.
 
-""" + _table(["new mixture", "images", "predicted", "measured", "standard error", "old mixture"], rows)
+""" + _table([["new mixture", "images", "predicted", "measured", "standard error", "old mixture"], *rows])
 
 
 _SECTIONS = {

@@ -69,3 +69,15 @@ def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = ()) -> str
         "  ".join(c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))) for row in rows
     ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Returns rows as a Markdown table, the first as its head, all columns but the first to the right.
+
+    >>> print(markdown([["name", "n"], ["a", "10"]]))
+    | name | n |
+    | --- | ---: |
+    | a | 10 |
+    """
+    head, *body = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([head, "| --- |" + " ---: |" * (len(rows[0]) - 1), *body])

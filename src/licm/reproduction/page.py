@@ -14,6 +14,7 @@ from licm.reproduction.drawn import figures_for
 from licm.reproduction.experiments import EXPERIMENTS
 from licm.reproduction.running import Row
 from licm.reproduction.summary import Found, find, summarise
+from licm.tables import markdown
 from licm.writing import write_bytes, write_text
 
 RESULTS, PAGE, MARKDOWN, FIGURES = "results.json", "reproduction.html", "reproduction.md", "figures"
@@ -152,18 +153,13 @@ def make_markdown(results: dict[str, Any], sections: Sequence[dict[str, Any]], t
     """Returns the tables and figures as a page of Markdown."""
     parts = [f"# {title}", *_status(results)]
     if results["aims"]:
-        parts += ["## What was aimed for", _as_markdown(_aim_table(results))]
+        parts += ["## What was aimed for", markdown(_aim_table(results))]
     for section in sections:
-        parts += [f"## {section['title']}", section["reading"], _as_markdown(section["table"])]
+        parts += [f"## {section['title']}", section["reading"], markdown(section["table"])]
         if section["groups"]:
-            parts.append(_as_markdown(section["groups"]))
+            parts.append(markdown(section["groups"]))
         parts += [f"![{figure['title']}]({FIGURES}/{figure['file']})" for figure in section["figures"]]
     return "\n\n".join(parts) + "\n"
-
-
-def _as_markdown(table: Table) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in table]
-    return "\n".join([lines[0], "| --- |" + " ---: |" * (len(table[0]) - 1), *lines[1:]])
 
 
 def _as_html(table: Table) -> Markup:

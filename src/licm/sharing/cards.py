@@ -12,7 +12,7 @@ from licm.catalogue import SOURCES
 from licm.checks import unknown_name
 from licm.reading import read_object
 from licm.shipped import SHIPPED, find_run
-from licm.tables import aligned
+from licm.tables import aligned, markdown
 
 CARD, README = "card.json", "README.md"
 KEYS = ("name", "licence", "note", "model", "data", "training", "metrics", "measured_with", "intended_use", "limits")
@@ -90,7 +90,7 @@ def card_text(card: dict[str, Any]) -> str:
         "competition (Parascandolo, Kilbertus, Rojas-Carulla and Schölkopf, ICML 2018), and the discriminator that "
         "names the winner.",
         *([card["note"]] if card["note"] else []),
-        _table(("", ""), facts.items()),
+        markdown([("", ""), *facts.items()]),
         f'```python\nimport licm\n\ninverter = licm.MechanismInverter.from_pretrained("{card["name"]}")  '
         "# or the path of this folder\nrestored = inverter.transform(images)\nexperts = inverter.predict(images)\n```",
         "## What it achieves",
@@ -114,7 +114,7 @@ def readme_text(card: dict[str, Any]) -> str:
 def _metrics_text(metrics: dict[str, Any], measured_with: dict[str, Any]) -> str:
     told = {words: digits.format(metrics[key]) for key, (words, digits) in _MEASURES.items() if metrics.get(key)}
     text = f"On {metrics['num_images']} {metrics['split']} images, by `licm evaluate` of {_versions(measured_with)}."
-    text += f"\n\n{_table(('measure', 'value'), told.items())}"
+    text += f"\n\n{markdown([('measure', 'value'), *told.items()])}"
     if "per_mechanism" in metrics:
         each, matrix = metrics["per_mechanism"], metrics["winner_matrix"]
         rows = [
@@ -124,15 +124,10 @@ def _metrics_text(metrics: dict[str, Any], measured_with: dict[str, Any]) -> str
             )
         ]
         head = ("mechanism", "best expert", "its share", "PSNR before, dB", "PSNR restored, dB")
-        text += f"\n\n{_table(head, rows)}"
+        text += f"\n\n{markdown([head, *rows])}"
     return text
 
 
 def _versions(provenance: dict[str, Any]) -> str:
     commit = provenance["commit"] or "not recorded"
     return f"licm {provenance['licm']} (commit {commit}), torch {provenance['torch']}"
-
-
-def _table(head: tuple[str, ...], rows: Any) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

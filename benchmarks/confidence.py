@@ -30,13 +30,12 @@ from licm.seeding import generator
 from licm.shipped import find_run
 
 STRONG_BLUR = "blur(sigma=2.5)"
-OF_COLOUR = ("cast", "swap_channels")  # of grey images the first is a gain, the second impossible
 
 
 def held_out(run: Run) -> list[Mechanism]:
     """Returns every mechanism of the registry, at its strongest and at a middle level, that a run has not met."""
     own = {str(mechanism) for mechanism in parse_mechanisms(run.config.mechanisms)}
-    kinds = {name: kind for name, kind in MECHANISMS.items() if run.discriminator.channels > 1 or name not in OF_COLOUR}
+    kinds = {name: kind for name, kind in MECHANISMS.items() if run.discriminator.channels > 1 or not kind.of_colour}
     found = [Mechanism(name, kind.levels[at]) for name, kind in kinds.items() for at in {len(kind.levels) // 2, -1}]
     return [mechanism for mechanism in {str(each): each for each in found}.values() if str(mechanism) not in own]
 

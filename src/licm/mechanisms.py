@@ -166,6 +166,7 @@ class MechanismKind:
         inverse: A function with the same parameters that undoes `transform` exactly wherever
             `inverse_valid` says so for the parameters, or None.
         inverse_valid: Whether `inverse` is exact for given parameters.
+        of_colour: Whether it is meant for images of several channels: of grey ones it is a gain or refused.
     """
 
     transform: Transform
@@ -173,6 +174,7 @@ class MechanismKind:
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     inverse: Transform | None = None
     inverse_valid: Callable[..., bool] = lambda **parameters: True
+    of_colour: bool = False
 
 
 def _levels(name: str, *values: float) -> tuple[Mapping[str, float], ...]:
@@ -210,8 +212,11 @@ MECHANISMS: dict[str, MechanismKind] = {
         {"channel": (0, 2), "factor": (0, 100)},
         inverse=lambda images, generator, channel=0, factor=0.5: cast(images, None, channel=channel, factor=1 / factor),
         inverse_valid=lambda channel=0, factor=0.5: 0 < factor <= 1,
+        of_colour=True,
     ),
-    "swap_channels": MechanismKind(swap_channels, bounds={"first": (0, 2), "second": (0, 2)}, inverse=swap_channels),
+    "swap_channels": MechanismKind(
+        swap_channels, bounds={"first": (0, 2), "second": (0, 2)}, inverse=swap_channels, of_colour=True
+    ),
     "thicken": MechanismKind(thicken, _levels("radius", 1, 2), {"radius": (0, 100)}),
     "thin": MechanismKind(thin, _levels("radius", 1, 2), {"radius": (0, 100)}),
 }

@@ -110,7 +110,7 @@ def advance(run: Run, data: TrainingData) -> StepRecord:
     rule, run.events = config.revival, []
     retirement_is_due = rule.retire and run.retirement_step is None and _is_half_done(run)
     if rule.enabled:
-        may_revive = run.step < rule.until * config.training.steps and run.step + rule.trial_steps <= run.end
+        may_revive = _revives(run) and run.step + rule.trial_steps <= run.end
         may_revive = may_revive and not retirement_is_due and run.retirement_step is None
         run.events = run.revival.step(run.step, run.competition, run.health, may_revive=may_revive)
     if retirement_is_due and not run.revival.trials:
@@ -120,6 +120,11 @@ def advance(run: Run, data: TrainingData) -> StepRecord:
             run.events.append({"event": "retired", "expert": one.expert, "donor": one.successor, "lead": one.lead})
     _update_schedule(run)
     return record
+
+
+def _revives(run: Run) -> bool:
+    rule = run.config.revival
+    return rule.enabled and run.step < rule.until * run.config.training.steps
 
 
 def _is_half_done(run: Run) -> bool:
@@ -146,8 +151,8 @@ def _update_schedule(run: Run) -> None:
     )
     if training.decay and run.decay_start is None:
         held = run.health.healthy_steps >= training.healthy_steps and not run.revival.trials
-        revives = rule.enabled and not rule.retire and run.step < rule.until * training.steps
-        if held or (_is_half_done(run) and not (revives and run.revival.has_work(run.health))):
+        waits = _revives(run) and not rule.retire
+        if held or (_is_half_done(run) and not (waits and run.revival.has_work(run.health))):
             run.decay_start = run.step
 
 

@@ -231,10 +231,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "baselines": Experiment(
         "Baselines",
-        "The same data, steps and evaluation. One network: a single expert with the parameters of ten. k-means: the "
-        "last hidden layer of the discriminator, in as many clusters as there are experts, on the default's run. "
-        "Supervised: a paired expert for each mechanism, told which. Random fixed assignment: each image's expert is "
-        "drawn once and for all.",
+        "The same data, steps and evaluation. One network: a single expert with the parameters of ten; it wins all, so "
+        "its matched share says nothing. k-means: the last hidden layer of the discriminator, in as many clusters as "
+        "there are experts, on the default's run. Supervised: a paired expert for each mechanism, told which. Random "
+        "fixed assignment: each image's expert is drawn once and for all.",
         {
             "default": _ten_on_ten("evaluation", "clusters", "supervised"),
             "one network": Condition({"num_experts": 1, "experts.width": 52}),

@@ -16,7 +16,7 @@ from licm.drawing import LIGHT
 from licm.mechanisms import parse_mechanism
 from licm.metrics import matched_share, psnr
 from licm.models import Expert
-from licm.reproduction import running
+from licm.reproduction import page, running
 from licm.reproduction.drawn import figures_for
 from licm.reproduction.experiments import EXPERIMENTS, FROM_PAPER_TO_DEFAULT, Condition, Experiment
 from licm.reproduction.measuring import centred_by_mass
@@ -308,6 +308,15 @@ def test_aims_are_for_headlines_that_exist_and_are_open_without_records():
     assert summarise([Found(row, {}, True) for row in plan(["weak"])])["aims"] == [], "of what is not planned"
 
 
+def test_a_page_shows_figures_that_there_are():
+    assert set(page._SHOWN) == set(EXPERIMENTS)
+    assert {name for names in page._SHOWN.values() for name in names} <= set(page._COLUMNS)
+    results = summarise(found("too_few_6", {"evaluation": evaluation([[1.0, 0.0], [0.0, 1.0]])}))
+    head, line, *_ = page._condition_table(results["too_few_6"]["conditions"], ("settled_step", "shared", "psnr"))
+    assert head == ["condition", "runs", "settled step", "pairs that share", "PSNR, dB"]
+    assert line == ["default", "1 of 1", "10", "0.0", "20.0"]
+
+
 def test_the_command_leaves_results_page_and_figures(small, bars_file, tmp_path):
     settings = [part for key, value in small.items() for part in ("--set", f"{key}={json.dumps(value)}")]
     typed = ("reproduce", "--out", tmp_path, "--only", "specialisation", "--budget", "quick", "--seeds", 2, *settings)
@@ -317,9 +326,9 @@ def test_the_command_leaves_results_page_and_figures(small, bars_file, tmp_path)
     results = json.loads(done.stdout)
     assert results == json.loads((tmp_path / "results.json").read_text())
     assert results["specialisation"]["conditions"]["default"]["seeds"] == [0, 1]
-    page = (tmp_path / "reproduction.html").read_text()
-    assert page.count("data:image/svg+xml") == 6  # three figures, light and dark
-    assert 'src="http' not in page
+    html = (tmp_path / "reproduction.html").read_text()
+    assert html.count("data:image/svg+xml") == 6  # three figures, light and dark
+    assert 'src="http' not in html
     names = sorted(path.name for path in (tmp_path / "figures").iterdir())
     assert names == [f"specialisation-{number}.svg" for number in (1, 2, 3)]
     assert all(name in (tmp_path / "reproduction.md").read_text() for name in names)

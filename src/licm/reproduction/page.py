@@ -23,6 +23,7 @@ TITLE = "The slides' results, made again"
 Table = list[list[str]]
 
 _COLUMNS = {  # of a condition's figures: title and form
+    "settled_step": ("settled step", "{:g}"),
     "matched_share": ("matched share", "{:.3f}"),
     "success": ("success", "{:.2f}"),
     "collapse": ("collapse", "{:.2f}"),
@@ -47,6 +48,36 @@ _COLUMNS = {  # of a condition's figures: title and form
     "identification_min": ("lowest group", "{:.3f}"),
     "identification_ratio_min": ("ratio", "{:.3f}"),
     "train_seconds": ("seconds", "{:.0f}"),
+}
+_NUMBER_OF_EXPERTS = (
+    *("settled_step", "matched_share", "owners", "unused", "shared", "unowned_wins"),
+    *("accuracy_restored", "psnr", "ssim", "train_seconds"),
+)
+_OTHER_IMAGES = ("identification_own", "identification_min", "identification_ratio_min")
+_SHOWN: dict[str, tuple[str, ...]] = {  # of an experiment, of all that `results.json` has
+    "specialisation": (
+        *("settled_step", "matched_share", "success", "collapse", "ari"),
+        *("accuracy_restored", "psnr", "ssim", "unused", "train_seconds"),
+    ),
+    "recovery": (
+        *("psnr", "psnr_supervised", "psnr_supervised_min", "ssim", "ssim_supervised"),
+        *("accuracy_restored", "accuracy_restored_supervised"),
+    ),
+    "classifier": ("accuracy_clean", "accuracy_transformed", "accuracy_restored", "accuracy_augmented"),
+    "too_many_16": _NUMBER_OF_EXPERTS,
+    "too_many_20": _NUMBER_OF_EXPERTS,
+    "too_few_6": _NUMBER_OF_EXPERTS,
+    "omniglot": _OTHER_IMAGES,
+    "fashion_mnist": _OTHER_IMAGES,
+    "ablation": (
+        *("settled_step", "matched_share", "collapse", "accuracy_restored"),
+        *("psnr", "ssim", "unused", "train_seconds"),
+    ),
+    "weak": ("psnr_supervised_min", "matched_share", "ari", "psnr", "psnr_supervised", "ssim", "train_seconds"),
+    "baselines": (
+        *("matched_share", "ari", "accuracy_restored", "accuracy_restored_supervised", "psnr", "psnr_supervised"),
+        *("ssim", "ssim_supervised", "clusters_matched_share", "clusters_ari", "train_seconds"),
+    ),
 }
 
 
@@ -89,23 +120,24 @@ def _section(name: str, results: dict[str, Any], found: Sequence[Found], out: Pa
         "name": name,
         "title": EXPERIMENTS[name].title,
         "reading": EXPERIMENTS[name].reading,
-        "table": _condition_table(results[name]["conditions"]),
+        "table": _condition_table(results[name]["conditions"], _SHOWN[name]),
         "groups": _group_table(own),
         "figures": drawn,
     }
 
 
-def _condition_table(conditions: dict[str, Any]) -> Table:
+def _condition_table(conditions: dict[str, Any], shown: Sequence[str]) -> Table:
     """A line for each condition: means over seeds, with the standard deviation where there are several."""
-    known = [name for name in _COLUMNS if any(name in each["figures"] for each in conditions.values())]
-    settles = any(each["settled_step_median"] is not None for each in conditions.values())
-    table = [["condition", "runs", *["settled step"] * settles, *(_COLUMNS[name][0] for name in known)]]
+    figures = {label: dict(each["figures"]) for label, each in conditions.items()}
+    for label, each in conditions.items():
+        if (step := each["settled_step_median"]) is not None:
+            figures[label]["settled_step"] = {"mean": step, "std": None}
+    known = [name for name in shown if any(name in each for each in figures.values())]
+    table = [["condition", "runs", *(_COLUMNS[name][0] for name in known)]]
     for label, each in conditions.items():
         noted = label if each["representable"] else f"{label} (not representable)"
-        step = each["settled_step_median"]
-        cells = [_cell(each["figures"].get(name), _COLUMNS[name][1]) for name in known]
-        runs = f"{len(each['seeds'])} of {each['planned']}"
-        table.append([noted, runs, *["-" if step is None else f"{step:g}"] * settles, *cells])
+        cells = [_cell(figures[label].get(name), _COLUMNS[name][1]) for name in known]
+        table.append([noted, f"{len(each['seeds'])} of {each['planned']}", *cells])
     return table
 
 

@@ -2,9 +2,11 @@
 
 import json
 import os
+import runpy
 import signal
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +29,8 @@ from licm.training import train
 from tests.commands import licm, refused
 from tests.conftest import SMALL_RUN
 from tests.problems import bars
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -315,6 +319,24 @@ def test_a_page_shows_figures_that_there_are():
     head, line, *_ = page._condition_table(results["too_few_6"]["conditions"], ("settled_step", "shared", "psnr"))
     assert head == ["condition", "runs", "settled step", "pairs that share", "PSNR, dB"]
     assert line == ["default", "1 of 1", "10", "0.0", "20.0"]
+
+
+def test_records_are_published_at_the_budget_of_their_page(tmp_path):
+    publish = runpy.run_path(str(ROOT / "scripts" / "publish_results.py"))["publish"]
+    (tmp_path / "runs" / "records").mkdir(parents=True)
+    for row in plan(["ablation"], budget="quick")[:2]:
+        record = {"measure": "evaluation", **evaluation([[1.0, 0.0], [0.0, 1.0]])}
+        record["provenance"] = {"licm": "0", "commit": None, "torch": "2", "machine": "one", "threads": 1}
+        (tmp_path / "runs" / "records" / f"{row.jobs[0].name}.json").write_text(json.dumps(record))
+    publish(tmp_path / "runs", "reproduction_quick", tmp_path)
+    text = (tmp_path / "reproduction_quick.md").read_text()
+    assert "| paper | 1 of 1 | 10 | 1.000 |" in text
+    assert "| + width 16 | 0 of 1 | - | - |" in text
+    assert "budget quick" in text
+    assert "aimed" not in text, "of these two nothing was"
+    results = json.loads((tmp_path / "reproduction_quick.json").read_text())
+    assert results["ablation"]["conditions"]["paper"]["seeds"] == [0]
+    assert sorted(path.name for path in (tmp_path / "reproduction_quick").iterdir()) == ["records"]
 
 
 def test_the_command_leaves_results_page_and_figures(small, bars_file, tmp_path):

@@ -17,7 +17,7 @@ test: $(READY)  ## Lint, types, tests.
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest -n logical --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
 docs: $(READY)  ## Build the documentation into docs/_build/html, without a network.
 	$(BIN)/python -m sphinx build --fail-on-warning --quiet docs docs/_build/html

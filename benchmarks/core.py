@@ -82,7 +82,7 @@ def make_table() -> str:
         rows += [[form.format(record[key]) for key, _, form in COLUMNS] for record in records]
         if len(records) > 1:
             rows.append([_summary(records, key) for key, _, _ in COLUMNS])
-        lines.append(markdown(rows))
+        lines.append(markdown(rows, left=()))
     return "\n".join(lines) + "\n"
 
 

@@ -7,7 +7,7 @@ One network restores, another transforms, each with a discriminator of its own, 
 given (Zhu, Park, Isola and Efros, ICCV 2017: the loss of least squares, the cycle error by its absolute value, weight
 10). It takes what the default takes: data, batches, steps, discriminator, learning rate and decay, and two experts of
 52 filters, each with the parameters of ten experts of 16. What it cannot have is one network for each mechanism: of an
-inverted digit and of a shifted one the same network has to make the original. Records of other seeds in the file stay.
+inverted digit and of a shifted one the same network has to make the original. What is in the file is not made again.
 `--table` makes docs/results/cyclegan.md from the record.
 """
 
@@ -15,6 +15,8 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +136,19 @@ def measure(config: Config, *, width: int = WIDTH) -> dict[str, Any]:
         views = {"clean": mixture.originals, "transformed": mixture.images, "restored": restored}
         record |= {f"accuracy_{name}": accuracy(judge, view, labels=mixture.labels) for name, view in views.items()}
     per_mechanism = dict(zip(mechanisms, means["psnr"].tolist()))
-    what = {"seed": config.seed, "steps": config.training.steps, "seconds": round(seconds, 1)}
+    what = {
+        "source": config.data.source,
+        "seed": config.seed,
+        "steps": config.training.steps,
+        "seconds": round(seconds, 1),
+    }
     return {**what, **record, "psnr_per_mechanism": per_mechanism, "provenance": provenance()}
 
 
 def make_page(records: list[dict[str, Any]]) -> str:
     """Returns the results page, from the records alone."""
     titles = ("PSNR, dB", "SSIM", "accuracy restored", "PSNR of the inputs", "accuracy transformed", "accuracy clean")
+    records = sorted(records, key=lambda each: each["seed"])
     means = {name: statistics.fmean(each[name] for each in records) for name in FIGURES}
     rows = [
         [str(each["seed"]), *(f"{each[name]:.3f}" for name in FIGURES)]
@@ -166,8 +174,9 @@ def make_page(records: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", f"Commit {commits}."]) + "\n"
 
 
-def _config(source: str, seed: int) -> Config:
-    return make_config(overrides={"data.source": source, "seed": seed})
+def measure_seed(known: Sequence[dict[str, Any]], *, source: str, seed: int) -> dict[str, Any]:
+    """Measures a seed, whatever records are known."""
+    return measure(make_config(overrides={"data.source": source, "seed": seed}))
 
 
 def main() -> None:
@@ -182,7 +191,8 @@ def main() -> None:
         PAGE.write_text(make_page(json.loads(RECORD.read_text())))
         return
     jobs = (
-        ({"seed": seed}, lambda known, seed=seed: measure(_config(arguments.source, seed))) for seed in arguments.seeds
+        ({"source": arguments.source, "seed": seed}, partial(measure_seed, source=arguments.source, seed=seed))
+        for seed in arguments.seeds
     )
     add_records(arguments.json, jobs)
 

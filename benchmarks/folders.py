@@ -7,9 +7,10 @@
 For each seed the embedded digits are written as PNG files, clean ones and transformed ones of other originals; a run
 of the defaults learns from the two folders alone, and the official test digits under the mechanisms, PNG files too, are
 restored by `licm restore`'s function, exactly and routed. Only then the hidden mechanisms and originals are looked at.
-Beside it the time of restoring over that of reading and writing the same files, in turn. `--table` makes
-docs/results/folders.md from the record. With `--model` nothing is trained: a model of the package restores the test
-digits, for its speed alone, and with `--kills` its process is killed at random moments of its life, each time resumed.
+Beside it the time of restoring over that of reading and writing the same files, in turn. What is in the file is not
+made again; `--table` makes docs/results/folders.md from it. With `--model` nothing is trained: a model of the package
+restores the test digits, for its speed alone, and with `--kills` its process is killed at random moments of its life,
+each time resumed.
 """
 
 import argparse
@@ -22,6 +23,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +174,7 @@ def make_page(records: list[dict[str, Any]]) -> str:
     speeds = ("exact, images/s", "routed, images/s", "routed over reading and writing")
     rows = [
         [str(each["seed"]), *(f"{each[name]:.4g}" for name in FIGURES), *(f"{each[name]:.3g}" for name in SPEEDS)]
-        for each in records
+        for each in sorted(records, key=lambda each: each["seed"])
     ]
     return (
         "\n".join(
@@ -192,7 +195,8 @@ def make_page(records: list[dict[str, Any]]) -> str:
     )
 
 
-def _measure_seed(seed: int) -> dict[str, Any]:
+def measure_seed(known: Sequence[dict[str, Any]], *, seed: int) -> dict[str, Any]:
+    """Measures a seed, whatever records are known."""
     with tempfile.TemporaryDirectory() as place:
         return measure(make_config(overrides={"seed": seed}), Path(place))
 
@@ -213,7 +217,7 @@ def main() -> None:
     if arguments.table:
         PAGE.write_text(make_page(json.loads(RECORD.read_text())))
         return
-    jobs = (({"seed": seed}, lambda known, seed=seed: _measure_seed(seed)) for seed in arguments.seeds)
+    jobs = (({"seed": seed}, partial(measure_seed, seed=seed)) for seed in arguments.seeds)
     add_records(arguments.json, jobs)
 
 

@@ -340,7 +340,7 @@ def make_page(record: dict[str, Any]) -> str:
             exact, by_router = row["seconds"]["exact"]["median"], row["seconds"]["routed"]["median"]
             rows.append([str(row["experts"]), f"{exact:.3f}", f"{by_router:.3f}", f"{exact / by_router:.2f}"])
         lines += [
-            markdown(rows),
+            markdown(rows, left=()),
             "",
             f"Routed, 80 experts cost {record['step_cost_ratio_80_over_10']:.2f} times what 10 do.",
         ]
@@ -350,7 +350,7 @@ def make_page(record: dict[str, Any]) -> str:
         for row in record["cost"]:
             rate = row["flop"] / row["seconds"]["median"] / 1e9
             rows.append([row["varied"], str(row["value"]), f"{row['seconds']['median']:.3f}", f"{rate:.0f}"])
-        lines.append(markdown(rows))
+        lines.append(markdown(rows, left=()))
     if "restoring" in record:
         lines += ["", "## Restoring, images per second", ""]
         rows = [["threads", "batch", "exact", "routed", "ratio"]]
@@ -359,7 +359,7 @@ def make_page(record: dict[str, Any]) -> str:
             speeds = [f"{exact:.0f}", f"{by_router:.0f}", f"{by_router / exact:.1f}"]
             rows.append([str(row["threads"]), str(row["batch"]), *speeds])
         lines += [
-            markdown(rows),
+            markdown(rows, left=()),
             "",
             "Mean share of test images for which the router names the winner of the exact competition, over the",
         ]

@@ -33,7 +33,7 @@ def _headlines(figures: dict[str, Any]) -> str:
 
 
 def _table(rows: list[list[str]]) -> str:
-    return markdown(rows) + "\n"
+    return markdown(rows, left=()) + "\n"
 
 
 def _costs(row: dict[str, Any]) -> list[str]:

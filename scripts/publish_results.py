@@ -20,38 +20,49 @@ DOCS = Path(__file__).parents[1] / "docs" / "results"
 
 @dataclass(frozen=True)
 class Published:
-    """A page of results: what was typed, and of what."""
+    """A page of results: its title, and what `licm reproduce` was asked for; no names are all."""
 
     title: str
-    command: str
+    out: str
     names: tuple[str, ...] = ()
     budget: str = "full"
 
+    @property
+    def command(self) -> str:
+        """What makes the records."""
+        only = [f"--only {name}" for name in self.names]
+        return " ".join(["licm reproduce", *only, f"--budget {self.budget}", f"--out {self.out}"])
+
 
 PAGES = {
-    "reproduction": Published(TITLE, "licm reproduce --out runs/slides"),
+    "reproduction": Published(TITLE, "runs/slides"),
     "reproduction_quick": Published(
-        "Ablation and weak mechanisms at the quick budget",
-        "licm reproduce --only ablation --only weak --budget quick --out runs/quick",
-        ("ablation", "weak"),
-        "quick",
+        "Ablation and weak mechanisms at the quick budget", "runs/quick", ("ablation", "weak"), "quick"
     ),
 }
 
 
 def publish(source: Path, name: str = "reproduction", docs: Path = DOCS) -> None:
-    """Copies the records in a folder of `licm reproduce`, and writes results, page and figures beside them."""
-    folder, published = docs / name, PAGES[name]
-    shutil.copytree(source / RECORDS, folder / RECORDS, dirs_exist_ok=True)
+    """Copies the records in a folder of `licm reproduce`, and writes results, page and figures beside them.
+
+    Raises:
+        ValueError: If no record of the page is there.
+    """
+    published, folder = PAGES[name], docs / name
     rows = plan(published.names, budget=published.budget)
+    planned = {f"{job.name}.json" for row in rows for job in row.jobs}
+    if not (found := [path for path in (source / RECORDS).glob("*.json") if path.name in planned]):
+        raise ValueError(f"{str(source)!r} has no record of {name!r}, which is made by: {published.command}")
+    (folder / RECORDS).mkdir(parents=True, exist_ok=True)
+    for path in found:
+        if path.parent != folder / RECORDS:
+            shutil.copy2(path, folder / RECORDS)
     write_results(rows, folder, command=published.command, title=published.title)
     (folder / RESULTS).replace(docs / f"{name}.json")
     page = (folder / MARKDOWN).read_text(encoding="utf-8").replace(f"]({FIGURES}/", f"]({name}/{FIGURES}/")
     (docs / f"{name}.md").write_text(page, encoding="utf-8")
     for unused in (MARKDOWN, PAGE):
         (folder / unused).unlink()
-    if not any((folder / FIGURES).iterdir()):
-        (folder / FIGURES).rmdir()
 
 
 def main() -> None:
@@ -60,7 +71,10 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="a folder made by `licm reproduce`")
     parser.add_argument("--page", choices=PAGES, default="reproduction", help="which page to make")
     arguments = parser.parse_args()
-    publish(arguments.source, arguments.page)
+    try:
+        publish(arguments.source, arguments.page)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

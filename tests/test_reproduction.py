@@ -21,10 +21,11 @@ from licm.models import Expert
 from licm.reproduction import page, running
 from licm.reproduction.drawn import figures_for
 from licm.reproduction.experiments import EXPERIMENTS, FROM_PAPER_TO_DEFAULT, Condition, Experiment
-from licm.reproduction.measuring import centred_by_mass
+from licm.reproduction.measuring import centred_by_mass, unpack
 from licm.reproduction.paired import train_paired
 from licm.reproduction.running import plan, read_record, reproduce
-from licm.reproduction.summary import AIMS, Found, find, summarise
+from licm.reproduction.summary import AIMS, Found, figures_of, find, summarise
+from licm.sources import load_embedded
 from licm.training import train
 from tests.commands import licm, refused
 from tests.conftest import SMALL_RUN
@@ -101,19 +102,23 @@ def test_a_paired_expert_learns_what_it_is_shown():
     assert psnr(restored, images).mean() > psnr(shift(images), images).mean() + 3
 
 
-def test_centred_by_mass_moves_whole_images_and_loses_no_ink():
-    images = torch.zeros(4, 1, 9, 9, dtype=torch.uint8)
-    images[0, 0, 1, 2] = 7  # a dot goes to the middle
-    images[1, 0, 0, 0], images[1, 0, 8, 8] = 9, 1  # as heavy as it is, it has nowhere to go
-    images[2, 0, 2:5, 0:4] = 5  # 3x4: half a pixel from the middle either way
+def test_centred_by_mass_leaves_digits_as_mnist_has_them():
+    digits = load_embedded()["test"].images[:300]
+    assert torch.equal(centred_by_mass(digits), digits)
+    moved = parse_mechanism("shift(dy=2, dx=-1)")(digits)
+    inside = (parse_mechanism("shift(dy=-2, dx=1)")(moved) == digits).flatten(1).all(1)
+    assert inside.sum() > 250, "some ink was moved out"
+    assert torch.equal(centred_by_mass(moved)[inside], digits[inside])
+
+
+def test_centred_by_mass_loses_no_ink():
+    images = torch.zeros(3, 1, 9, 9, dtype=torch.uint8)
+    images[0, 0, 0, 0], images[0, 0, 8, 8] = 9, 1  # its middle is far to one side, and it has nowhere to go
+    images[1, 0, :, 3:8] = 5  # high as the image, 3 to 7 wide: the middle, 4.5, is half a pixel to the left
     moved = centred_by_mass(images)
-    assert moved[0, 0, 4, 4] == 7
-    assert torch.equal(moved[1], images[1])
-    ys, xs = moved[2, 0].nonzero().T
-    assert (ys.unique().tolist(), len(xs.unique())) == ([3, 4, 5], 4)
-    assert abs(xs.double().mean() - 4) <= 0.5
-    assert not moved[3].any(), "an empty image stays one"
+    assert torch.equal(moved[0], images[0])
     assert torch.equal(moved.sum((1, 2, 3)), images.sum((1, 2, 3)))
+    assert not moved[2].any(), "an empty image stays one"
 
 
 def test_a_condition_that_centres_has_a_record_of_its_own():
@@ -121,6 +126,22 @@ def test_a_condition_that_centres_has_a_record_of_its_own():
     as_drawn, centred = rows["default"], rows["centred by their ink"]
     assert [one.name == other.name for one, other in zip(as_drawn, centred)] == [True, False], "the run is one"
     assert dict(as_drawn[1].settings) == {"source": "omniglot"}, "and records from before this condition came count"
+
+
+def test_another_script_is_centred_before_the_mechanisms(small, bars_file, tmp_path):
+    with np.load(bars_file) as file:
+        aside = np.zeros((len(file["images"]), 1, 12, 12), np.uint8)
+        aside[..., :8, :8] = file["images"][..., 2:10, 2:10]
+        np.savez(tmp_path / "aside.npz", images=aside, labels=file["labels"])
+    conditions = {
+        name: Condition(measures=("transfer",), source=str(tmp_path / "aside.npz"), centred=centred)
+        for name, centred in (("as drawn", False), ("centred", True))
+    }
+    rows = plan(budget="full", overrides=small, experiments={"other": Experiment("", "", conditions, seeds=1)})
+    assert reproduce(rows, tmp_path / "out", quiet=True)
+    grids = [unpack(read_record(row.jobs[0], tmp_path / "out")["grid"])[:, 0] for row in rows]
+    as_drawn, centred = (np.average(np.arange(12), weights=grid[1].sum(axis=(0, 1))) for grid in grids)  # shift(dx=2)
+    assert centred > as_drawn + 1
 
 
 def test_every_measure_leaves_a_record_and_nothing_is_done_twice(small, bars_file, tmp_path):
@@ -137,7 +158,10 @@ def test_every_measure_leaves_a_record_and_nothing_is_done_twice(small, bars_fil
     assert 0 <= found["augmented"]["accuracy_transformed"] <= 1
     own = found["transfer"]["identification_own"]
     assert own == pytest.approx(found["evaluation"]["matched_share"])
-    assert sum(group["images"] for group in found["transfer"]["groups"]) == 200
+    groups = found["transfer"]["groups"]
+    assert sum(group["images"] for group in groups) == 200
+    overall = sum(group["identification"] * group["images"] for group in groups) / 200
+    assert np.mean(found["transfer"]["identification_by_mechanism"]) == pytest.approx(overall), "evenly mixed"
     assert found["clusters"]["matched_share"] >= 0.5
     said = []
     assert reproduce([row], tmp_path, say=said.append, quiet=True)
@@ -313,12 +337,17 @@ def test_aims_are_for_headlines_that_exist_and_are_open_without_records():
 
 
 def test_a_page_shows_figures_that_there_are():
-    assert set(page._SHOWN) == set(EXPERIMENTS)
-    assert {name for names in page._SHOWN.values() for name in names} <= set(page._COLUMNS)
-    results = summarise(found("too_few_6", {"evaluation": evaluation([[1.0, 0.0], [0.0, 1.0]])}))
-    head, line, *_ = page._condition_table(results["too_few_6"]["conditions"], ("settled_step", "shared", "psnr"))
-    assert head == ["condition", "runs", "settled step", "pairs that share", "PSNR, dB"]
-    assert line == ["default", "1 of 1", "10", "0.0", "20.0"]
+    groups = [{"name": "a", "images": 9, "identification": 0.9, "psnr": 9.0}]
+    records = {
+        "evaluation": evaluation([[1.0, 0.0], [0.0, 1.0]]),
+        "supervised": {"psnr": 30.0, "ssim": 0.9, "accuracy_restored": 0.9, "per_mechanism": {"psnr": [30.0]}},
+        "augmented": {"accuracy_transformed": 0.9},
+        "clusters": {"matched_share": 0.9, "ari": 0.9},
+        "transfer": {"identification_own": 0.8, "groups": groups},
+    }
+    there = {*figures_of(records), "settled_step"}
+    assert set(page.SHOWN) == set(EXPERIMENTS)
+    assert {name for names in page.SHOWN.values() for name in names} <= set(page.COLUMNS) <= there
 
 
 def test_records_are_published_at_the_budget_of_their_page(tmp_path):
@@ -337,6 +366,18 @@ def test_records_are_published_at_the_budget_of_their_page(tmp_path):
     results = json.loads((tmp_path / "reproduction_quick.json").read_text())
     assert results["ablation"]["conditions"]["paper"]["seeds"] == [0]
     assert sorted(path.name for path in (tmp_path / "reproduction_quick").iterdir()) == ["records"]
+    with pytest.raises(ValueError, match="has no record of 'reproduction', which is made by: licm reproduce --budget"):
+        publish(tmp_path / "runs", "reproduction", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["reproduction", "reproduction_quick"])
+def test_the_pages_are_what_their_records_make(name, tmp_path):
+    publish = runpy.run_path(str(ROOT / "scripts" / "publish_results.py"))["publish"]
+    docs = ROOT / "docs" / "results"
+    publish(docs / name, name, tmp_path)
+    for ending in (".md", ".json"):
+        made, kept = ((folder / f"{name}{ending}").read_text() for folder in (tmp_path, docs))
+        assert made == kept, f"python scripts/publish_results.py docs/results/{name} --page {name}"
 
 
 def test_the_command_leaves_results_page_and_figures(small, bars_file, tmp_path):

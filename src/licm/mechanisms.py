@@ -166,7 +166,7 @@ class MechanismKind:
         inverse: A function with the same parameters that undoes `transform` exactly wherever
             `inverse_valid` says so for the parameters, or None.
         inverse_valid: Whether `inverse` is exact for given parameters.
-        of_colour: Whether it is meant for images of several channels: of grey ones it is a gain or refused.
+        of_colour: Whether it is meant for images of several channels: of grey ones it is refused, or a gain.
     """
 
     transform: Transform

@@ -71,13 +71,14 @@ def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = ()) -> str
     return "\n".join(line.rstrip() for line in lines)
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Returns rows as a Markdown table, the first as its head, all columns but the first to the right.
+def markdown(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
+    r"""Returns rows as a Markdown table, the first as its head, columns to the right but for those in `left`.
 
-    >>> print(markdown([["name", "n"], ["a", "10"]]))
-    | name | n |
+    >>> print(markdown([["mechanism", "n"], ["`invert | blur(sigma=1)`", "10"]]))
+    | mechanism | n |
     | --- | ---: |
-    | a | 10 |
+    | `invert \| blur(sigma=1)` | 10 |
     """
-    head, *body = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([head, "| --- |" + " ---: |" * (len(rows[0]) - 1), *body])
+    head, *body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    rule = " | ".join("---" if column in left else "---:" for column in range(len(rows[0])))
+    return "\n".join([head, f"| {rule} |", *body])

@@ -123,6 +123,7 @@ def advance(run: Run, data: TrainingData) -> StepRecord:
 
 
 def _revives(run: Run) -> bool:
+    """Whether experts may still be revived, as far as the number of steps goes."""
     rule = run.config.revival
     return rule.enabled and run.step < rule.until * run.config.training.steps
 
@@ -151,8 +152,8 @@ def _update_schedule(run: Run) -> None:
     )
     if training.decay and run.decay_start is None:
         held = run.health.healthy_steps >= training.healthy_steps and not run.revival.trials
-        waits = _revives(run) and not rule.retire
-        if held or (_is_half_done(run) and not (waits and run.revival.has_work(run.health))):
+        may_wait = _revives(run) and not rule.retire
+        if held or (_is_half_done(run) and not (may_wait and run.revival.has_work(run.health))):
             run.decay_start = run.step
 
 

@@ -150,7 +150,9 @@ def figures_for(experiment: str, found: Sequence[Found]) -> dict[str, Draw]:
             title = f"Winner matrix, {each.row.condition}, seed {each.row.seed}"
             drawn[title] = _of(winner_heatmap, _records(each))
     if experiment in ("omniglot", "fashion_mnist") and "transfer" in first.records:
-        drawn[f"Inputs and what each expert makes of them, seed {first.row.seed}"] = _of(other_script, first)
+        drawn[f"Inputs and what each expert makes of them, {first.row.condition}, seed {first.row.seed}"] = _of(
+            other_script, first
+        )
     return drawn
 
 

@@ -46,7 +46,7 @@ class Measure:
 
     Attributes:
         take: A function of the configuration, the folder of its run and the settings to JSON values.
-        settings: Names of the settings it reads, where they are not None; they are part of what its record is known by.
+        settings: Names of the settings it reads, where they are given; they are part of what its record is known by.
         reads: Keys and sections of the configuration that it depends on, likewise; None for all, and for its run, which
             then has to be trained first.
     """
@@ -193,7 +193,7 @@ def _transfer(config: Config, folder: Path, settings: Settings) -> dict[str, Any
     matched = dict(zip(*metrics.match_experts(matrix)))
     owner = torch.tensor([matched.get(m, -1) for m in range(len(mechanisms))])
     images = _other_images(settings["source"], config)
-    if settings.get("centring") == "mass":
+    if settings.get("centred"):
         images = replace(images, images=centred_by_mass(images.images))
     mixture = evaluation_mixture(images, mechanisms)
     _, won_by, restored = restore_images(run, mixture.images)
@@ -209,10 +209,12 @@ def _transfer(config: Config, folder: Path, settings: Settings) -> dict[str, Any
         )
     sample = _first_of_each(mixture)
     outputs = _outputs(run, sample.images)
+    by_mechanism = metrics.mean_per_mechanism(right.double(), mixture.mechanism, len(mechanisms))
     return {
         "source": settings["source"],
         "identification_own": _share(winners == owner[own.mechanism]),
         "groups": groups,
+        "identification_by_mechanism": by_mechanism.tolist(),
         "mechanisms": [str(mechanism) for mechanism in mechanisms],
         "expert_order": [e for e in owner.tolist() if e >= 0],
         "grid": pack(np.concatenate([to_bytes(sample.images)[:, None], outputs], axis=1)),
@@ -242,8 +244,10 @@ def _other_images(source: str, config: Config) -> ImageSet:
 def centred_by_mass(images: Tensor) -> Tensor:
     """Moves each image by whole pixels so that its centre of mass is in the middle, as MNIST's digits were made.
 
+    The middle of n pixels counted from 0 is n/2: 14 of 28, where the mean centre of MNIST's digits is.
+
     Args:
-        images: [n, c, h, w], dark ground. No ink is moved out of the image: it then stops at the edge.
+        images: [n, c, h, w], dark ground. No ink is moved out of an image: where it would be, the image stops short.
     """
     moved = torch.zeros_like(images)
     for image, into in zip(images, moved):
@@ -259,8 +263,7 @@ def _to_the_middle(profile: Tensor) -> int:
     if not len(places):
         return 0
     centre = (profile @ torch.arange(len(profile), dtype=profile.dtype) / profile.sum()).item()
-    wanted = round((len(profile) - 1) / 2 - centre)
-    return max(-int(places[0]), min(len(profile) - 1 - int(places[-1]), wanted))
+    return max(-int(places[0]), min(len(profile) - 1 - int(places[-1]), round(len(profile) / 2 - centre)))
 
 
 @torch.no_grad()
@@ -291,7 +294,7 @@ MEASURES = {
     "recovered": Measure(_recovered),
     "supervised": Measure(_supervised, settings=("paired_steps",), reads=("seed", "mechanisms", "data", "experts")),
     "augmented": Measure(_augmented, reads=("seed", "mechanisms", "data")),
-    "transfer": Measure(_transfer, settings=("source", "centring")),
+    "transfer": Measure(_transfer, settings=("source", "centred")),
     "clusters": Measure(_clusters),
 }
 """The measures by name."""

@@ -22,7 +22,7 @@ TITLE = "The slides' results, made again"
 
 Table = list[list[str]]
 
-_COLUMNS = {  # of a condition's figures: title and form
+COLUMNS = {  # of a condition's figures: title and form
     "settled_step": ("settled step", "{:g}"),
     "matched_share": ("matched share", "{:.3f}"),
     "success": ("success", "{:.2f}"),
@@ -54,7 +54,7 @@ _NUMBER_OF_EXPERTS = (
     *("accuracy_restored", "psnr", "ssim", "train_seconds"),
 )
 _OTHER_IMAGES = ("identification_own", "identification_min", "identification_ratio_min")
-_SHOWN: dict[str, tuple[str, ...]] = {  # of an experiment, of all that `results.json` has
+SHOWN: dict[str, tuple[str, ...]] = {  # of an experiment, of all that `results.json` has
     "specialisation": (
         *("settled_step", "matched_share", "success", "collapse", "ari"),
         *("accuracy_restored", "psnr", "ssim", "unused", "train_seconds"),
@@ -100,7 +100,6 @@ def write_results(rows: Sequence[Row], out: str | Path, *, command: str, title: 
     out = Path(out)
     found = find(rows, out)
     results = {"command": command, **summarise(found)}
-    (out / FIGURES).mkdir(parents=True, exist_ok=True)
     sections = [_section(name, results, found, out) for name in EXPERIMENTS if name in results]
     write_text(out / RESULTS, json.dumps(results, indent=1) + "\n")
     write_text(out / MARKDOWN, make_markdown(results, sections, title))
@@ -112,6 +111,7 @@ def _section(name: str, results: dict[str, Any], found: Sequence[Found], out: Pa
     own = [each for each in found if each.row.experiment == name]
     drawn = []
     for number, (title, draw) in enumerate(figures_for(name, own).items(), start=1):
+        (out / FIGURES).mkdir(exist_ok=True)
         light, dark = (render(draw(theme=theme), "svg") for theme in (LIGHT, DARK))
         file = f"{name}-{number}.svg"
         write_bytes(out / FIGURES / file, light)
@@ -120,7 +120,7 @@ def _section(name: str, results: dict[str, Any], found: Sequence[Found], out: Pa
         "name": name,
         "title": EXPERIMENTS[name].title,
         "reading": EXPERIMENTS[name].reading,
-        "table": _condition_table(results[name]["conditions"], _SHOWN[name]),
+        "table": _condition_table(results[name]["conditions"], SHOWN[name]),
         "groups": _group_table(own),
         "figures": drawn,
     }
@@ -133,10 +133,10 @@ def _condition_table(conditions: dict[str, Any], shown: Sequence[str]) -> Table:
         if (step := each["settled_step_median"]) is not None:
             figures[label]["settled_step"] = {"mean": step, "std": None}
     known = [name for name in shown if any(name in each for each in figures.values())]
-    table = [["condition", "runs", *(_COLUMNS[name][0] for name in known)]]
+    table = [["condition", "runs", *(COLUMNS[name][0] for name in known)]]
     for label, each in conditions.items():
         noted = label if each["representable"] else f"{label} (not representable)"
-        cells = [_cell(figures[label].get(name), _COLUMNS[name][1]) for name in known]
+        cells = [_cell(figures[label].get(name), COLUMNS[name][1]) for name in known]
         table.append([noted, f"{len(each['seeds'])} of {each['planned']}", *cells])
     return table
 

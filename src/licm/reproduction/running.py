@@ -123,10 +123,10 @@ def _is_at_hand(condition: Condition) -> bool:
 def _jobs(condition: Condition, seed: int, budget: Budget, overrides: Mapping[str, Any]) -> Iterator[Job]:
     merged = {**condition.overrides, **budget.overrides, **overrides, "seed": seed}
     config = make_config(condition.preset, overrides=merged)
-    known = {"paired_steps": budget.paired_steps, "source": condition.source, "centring": condition.centring}
+    known = {"paired_steps": budget.paired_steps, "source": condition.source}
+    known |= {"centred": True} if condition.centred else {}
     for measure in condition.measures:
-        settings = {name: known[name] for name in MEASURES[measure].settings if known[name] is not None}
-        yield Job(measure, config, settings)
+        yield Job(measure, config, {name: known[name] for name in MEASURES[measure].settings if name in known})
 
 
 def reproduce(

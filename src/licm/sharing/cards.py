@@ -90,7 +90,7 @@ def card_text(card: dict[str, Any]) -> str:
         "competition (Parascandolo, Kilbertus, Rojas-Carulla and Schölkopf, ICML 2018), and the discriminator that "
         "names the winner.",
         *([card["note"]] if card["note"] else []),
-        markdown([("", ""), *facts.items()]),
+        markdown([("", ""), *facts.items()], left=(0, 1)),
         f'```python\nimport licm\n\ninverter = licm.MechanismInverter.from_pretrained("{card["name"]}")  '
         "# or the path of this folder\nrestored = inverter.transform(images)\nexperts = inverter.predict(images)\n```",
         "## What it achieves",

@@ -64,6 +64,28 @@ def test_blur_and_its_opposite():
     assert (other["mechanism"], other["undone"]) == (None, "a sharpening")
 
 
+def test_what_is_smoothed_on_the_way_there_and_back_is_the_networks_own():
+    smooth = Operator(texture="smoothed", sigma=0.75)
+    original = CLEAN * 0.6 + 0.2
+    seen = Mechanism("shift", {"dy": 2})(original)
+    made = smooth(original)
+    alone = guess_mechanism(seen, made, radius=4)
+    assert alone["does"] == "moves by 2 px up, smooths (sigma 0.75 px)"
+    back = Mechanism("shift", {"dy": 2})(smooth(made))
+    guess = guess_mechanism(seen, made, back, radius=4)
+    assert guess["forward"]["does"] == "moves by 2 px down, smooths (sigma 0.75 px)"
+    assert (guess["mechanism"], guess["undone"]) == ("shift(dy=2)", "a movement by 2 px down")
+
+
+def test_a_forward_network_that_tells_nothing_makes_no_noise():
+    seen = Mechanism("shift", {"dx": 2})(CLEAN)
+    dead = 0.01 * torch.rand(CLEAN.shape, generator=generator(0, "dead"))
+    guess = guess_mechanism(seen, Operator(texture="smoothed", sigma=0.5)(CLEAN), dead, radius=4)
+    assert guess["unexplained"] < 0.15 < (seen - dead).std()
+    assert guess["undone"] != "noise"
+    assert guess["forward"]["quality"] < 0.1, "what the card says of it stays"
+
+
 def test_two_parts_are_told_together():
     guess = guess_mechanism(parse_mechanism("shift(dx=2) | invert")(CLEAN), CLEAN, radius=4)
     assert guess["undone"] == "a movement by 2 px right and an inversion of the contrast"

@@ -17,7 +17,7 @@ from licm.competition import compete
 from licm.crops import Heap
 from licm.datasets import load_training_data, to_bytes, to_float
 from licm.mechanisms import Mechanism
-from licm.operators import FITS_ROUGHLY, FITS_WELL, Fit, Operator, fit_operator, to_where
+from licm.operators import FITS_ROUGHLY, FITS_WELL, Fit, fit_operator, to_where
 from licm.records import DESCRIPTION, PICTURES, Pictures, save_samples
 from licm.run import Run, load_image_run
 from licm.sources import load_images
@@ -87,7 +87,8 @@ def describe_run(run: Run, images: Tensor) -> tuple[dict[str, Any], Pictures]:
         words, with `mechanism`, the latter in the notation of mechanisms where it has one; `quality`, the share of
         the outputs' variance that is explained, and `fit` ("well", "roughly" or "poorly"); `forward`, the same of
         the forward network, and `unexplained`, the standard deviation of what the output does not tell about
-        the input; and `dot`, `edge` and `flat`, its answers to these. What cannot be said is None.
+        the input, by the forward network or by the simple operator that leads back, whichever tells more; and `dot`,
+        `edge` and `flat`, its answers to these. What cannot be said is None.
 
     Raises:
         TypeError: If the images are not a floating-point tensor.
@@ -140,12 +141,11 @@ def guess_mechanism(inputs: Tensor, outputs: Tensor, back: Tensor | None = None,
     if outputs.amax() - outputs.amin() < 1e-3:
         return {**nothing, "does": "gives one and the same colour, whatever it sees"}
     fit = fit_operator(inputs, outputs, radius=radius)
-    target = inputs if back is None else back
-    forward = fit_operator(outputs, target, radius=radius) if target.amax() - target.amin() >= 1e-3 else None
-    told = back if back is not None else (Operator() if forward is None else forward.operator)(outputs)
-    unexplained = (inputs - told).std().item()
-    mechanism, undone = undoing(fit, forward, unexplained)
-    account = None if back is None or forward is None else forward
+    reverse = _fit_unless_flat(outputs, inputs, radius)
+    account = None if back is None else _fit_unless_flat(outputs, back, radius)
+    told = [outputs if reverse is None else reverse.operator(outputs), *([] if back is None else [back])]
+    unexplained = min((inputs - each).std().item() for each in told)
+    mechanism, undone = undoing(fit, account or reverse, unexplained)
     return {
         "does": str(fit.operator),
         "undone": undone,
@@ -157,12 +157,17 @@ def guess_mechanism(inputs: Tensor, outputs: Tensor, back: Tensor | None = None,
     }
 
 
+def _fit_unless_flat(inputs: Tensor, outputs: Tensor, radius: int) -> Fit | None:
+    return fit_operator(inputs, outputs, radius=radius) if outputs.amax() - outputs.amin() >= 1e-3 else None
+
+
 def undoing(fit: Fit, forward: Fit | None, unexplained: float) -> tuple[str | None, str]:
     """Says what an operator undoes.
 
     Args:
         fit: What is done.
-        forward: What does the reverse, or None.
+        forward: What does the reverse, or None. If that smooths too, the smoothing is the networks' own, and undoes
+            nothing: a sharpening would be undone by one and done again by the other.
         unexplained: See `describe_run`; where much is, what is smoothed away is noise.
 
     Returns:
@@ -174,16 +179,16 @@ def undoing(fit: Fit, forward: Fit | None, unexplained: float) -> tuple[str | No
     if operator.moves:
         named.append(str(Mechanism("shift", {name: -d for name, d in (("dy", operator.dy), ("dx", operator.dx)) if d})))
         said.append(f"a movement by {to_where(-operator.dy, -operator.dx)}")
+    reverse = "as it is" if forward is None else forward.operator.texture
     noisy = operator.texture == "smoothed" and unexplained >= NOISE
     if noisy:
         named.append("noise")
         said.append("noise")
-    elif operator.texture == "smoothed":
+    elif operator.texture == "smoothed" and reverse != "smoothed":
         named.append(None)
         said.append("a sharpening")
     elif operator.texture == "sharpened":
-        blurs = forward is not None and forward.operator.texture == "smoothed"
-        sigma = forward.operator.sigma if forward is not None and blurs else operator.sigma
+        sigma = forward.operator.sigma if forward is not None and reverse == "smoothed" else operator.sigma
         named.append(f"blur(sigma={sigma:g})")
         said.append("a blur")
     if operator.tone == "inverted":

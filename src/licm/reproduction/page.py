@@ -172,20 +172,19 @@ def _aim_table(results: dict[str, Any]) -> Table:
 
 
 def _status(results: dict[str, Any]) -> list[str]:
-    lines = [f"Command: {results['command']}", f"Training took {results['train_seconds'] / 3600:.1f} hours."]
+    lines = [f"Command: `{results['command']}`", f"Training took {results['train_seconds'] / 3600:.1f} hours."]
+    commits: dict[str, list[str]] = {}
     for made in results["made_with"]:
-        lines.append(
-            f"licm {made['licm']}, commit {made['commit'] or 'unknown'}, torch {made['torch']}, "
-            f"{made['machine']}, {made['threads']} thread(s)"
-        )
-    return lines
+        where = f"licm {made['licm']}, torch {made['torch']}, {made['machine']}, {made['threads']} thread(s)"
+        commits.setdefault(where, []).append(made["commit"] or "unknown")
+    return lines + [f"{where}; commits {', '.join(found)}." for where, found in commits.items()]
 
 
 def make_markdown(results: dict[str, Any], sections: Sequence[dict[str, Any]], title: str) -> str:
     """Returns the tables and figures as a page of Markdown."""
     parts = [f"# {title}", *_status(results)]
     if results["aims"]:
-        parts += ["## What was aimed for", markdown(_aim_table(results))]
+        parts += ["## What was aimed for", markdown(_aim_table(results), left=(0, 1))]
     for section in sections:
         parts += [f"## {section['title']}", section["reading"], markdown(section["table"])]
         if section["groups"]:

@@ -35,7 +35,7 @@ COLUMNS = {  # of a condition's figures: title and form
     "accuracy_restored_supervised": ("restored by paired experts", "{:.3f}"),
     "psnr": ("PSNR, dB", "{:.1f}"),
     "psnr_supervised": ("PSNR paired", "{:.1f}"),
-    "psnr_supervised_min": ("its lowest mechanism", "{:.1f}"),
+    "psnr_supervised_min": ("paired, lowest mechanism", "{:.1f}"),
     "ssim": ("SSIM", "{:.3f}"),
     "ssim_supervised": ("SSIM paired", "{:.3f}"),
     "owners": ("owners", "{:.1f}"),

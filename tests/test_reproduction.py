@@ -275,6 +275,10 @@ def evaluation(matrix, steps=(10, 20, 30), **changes):
     }
 
 
+def paired(psnr):
+    return {"accuracy_restored": 0.9, "per_mechanism": {"psnr": [psnr]}}
+
+
 def found(experiment, *records, condition="default"):
     rows = plan([experiment], seeds=len(records))
     rows = [row for row in rows if row.condition == condition]
@@ -365,6 +369,11 @@ def test_records_are_published_at_the_budget_of_their_page(tmp_path):
     assert "aimed" not in text, "of these two nothing was"
     results = json.loads((tmp_path / "reproduction_quick.json").read_text())
     assert results["ablation"]["conditions"]["paper"]["seeds"] == [0]
+    (row,) = (row for row in plan(["weak"], budget="quick") if row.condition == "noise 0.1")
+    halves = [
+        Found(row, {"supervised": {"provenance": {}, "psnr": p, "ssim": p, **paired(p)}}, p > 20) for p in (9, 30)
+    ]
+    assert [half.is_done for half in halves] == [True, False], "experts need not compete, or have yet to"
     assert sorted(path.name for path in (tmp_path / "reproduction_quick").iterdir()) == ["records"]
     with pytest.raises(ValueError, match="has no record of 'reproduction', which is made by: licm reproduce --budget"):
         publish(tmp_path / "runs", "reproduction", tmp_path)

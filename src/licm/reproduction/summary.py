@@ -104,6 +104,11 @@ class Found:
     records: dict[str, dict[str, Any]]
     representable: bool
 
+    @property
+    def is_done(self) -> bool:
+        """Whether its run is there, or none is needed since paired experts failed."""
+        return "evaluation" in self.records or (not self.representable and bool(self.records))
+
 
 def find(rows: Iterable[Row], out: Path) -> list[Found]:
     """Reads the records of a plan as far as they are there.
@@ -183,7 +188,7 @@ def _condition(found: Sequence[Found]) -> dict[str, Any]:
     settled = _settled(found)
     median = statistics.median(settled) if settled else None
     return {
-        "seeds": [each.row.seed for each in found if each.records],
+        "seeds": [each.row.seed for each in found if each.is_done],
         "planned": len(found),
         "representable": all(each.representable for each in found),
         "settled_step_median": None if median is None or math.isinf(median) else median,
@@ -196,10 +201,11 @@ def summarise(found: Sequence[Found]) -> dict[str, Any]:
 
     Returns:
         JSON values: for each experiment of which something is there its headline numbers (means over seeds; None where
-        records are missing) and `conditions`: for each the `seeds` that are there, how many were `planned`, whether
-        paired experts found it `representable`, the median settled step over mechanisms and seeds (None also if most
-        are not settled), and `figures`, each with mean, std (of the sample), min, max and count. `aims` says which
-        numbers were aimed for in what was planned, and whether they are `met`; None where records are missing.
+        records are missing) and `conditions`: for each the `seeds` that were run (or need no run, as the mechanisms
+        cannot be represented), how many were `planned`, whether paired experts found it `representable`, the median
+        settled step over mechanisms and seeds (None also if most are not settled), and `figures`, each with mean, std
+        (of the sample), min, max and count. `aims` says which numbers were aimed for in what was planned, and whether
+        they are `met`; None where records are missing.
     """
     results: dict[str, Any] = {}
     for experiment in dict.fromkeys(each.row.experiment for each in found):

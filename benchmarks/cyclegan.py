@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.keeping import add_records
+from benchmarks.keeping import add_records, commits_of
 from licm import metrics
 from licm.checkpoint import provenance
 from licm.classifier import accuracy, train_classifier
@@ -170,8 +170,7 @@ def make_page(records: list[dict[str, Any]]) -> str:
         "",
         markdown([["mechanism", "PSNR, dB"], *mechanisms]),
     ]
-    commits = ", ".join(sorted({str(each["provenance"]["commit"]) for each in records}))
-    return "\n".join([*lines, "", f"Commit {commits}."]) + "\n"
+    return "\n".join([*lines, "", f"Commit {commits_of(records)}."]) + "\n"
 
 
 def measure_seed(known: Sequence[dict[str, Any]], *, source: str, seed: int) -> dict[str, Any]:

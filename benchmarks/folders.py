@@ -33,7 +33,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.keeping import add_records, finished_or_stop
+from benchmarks.keeping import add_records, commits_of, finished_or_stop
 from licm import metrics
 from licm.assignments import ASSIGNMENTS
 from licm.checkpoint import provenance, read_config
@@ -176,23 +176,18 @@ def make_page(records: list[dict[str, Any]]) -> str:
         [str(each["seed"]), *(f"{each[name]:.4g}" for name in FIGURES), *(f"{each[name]:.3g}" for name in SPEEDS)]
         for each in sorted(records, key=lambda each: each["seed"])
     ]
-    return (
-        "\n".join(
-            [
-                "# Folders of images",
-                "",
-                "Made by `python -m benchmarks folders --table` from `folders.json`: digits as PNG files, learned",
-                "from and restored by folders; official test digits, every seed that was run.",
-                "",
-                markdown([["seed", *titles, *speeds], *rows]),
-                "",
-                f"{records[0]['provenance']['threads']} threads, {records[0]['provenance']['machine']}, commits "
-                + ", ".join(sorted({str(each["provenance"]["commit"]) for each in records}))
-                + ".",
-            ]
-        )
-        + "\n"
-    )
+    where = records[0]["provenance"]
+    lines = [
+        "# Folders of images",
+        "",
+        "Made by `python -m benchmarks folders --table` from `folders.json`: digits as PNG files, learned",
+        "from and restored by folders; official test digits, every seed that was run.",
+        "",
+        markdown([["seed", *titles, *speeds], *rows]),
+        "",
+        f"{where['threads']} threads, {where['machine']}, commits {commits_of(records)}.",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def measure_seed(known: Sequence[dict[str, Any]], *, seed: int) -> dict[str, Any]:

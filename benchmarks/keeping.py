@@ -36,3 +36,8 @@ def finished_or_stop(run: Run) -> Run:
     if not run.finished:
         raise SystemExit(f"stopped after step {run.step}: nothing is recorded")
     return run
+
+
+def commits_of(records: Iterable[Record]) -> str:
+    """Names the commits that made the records, for the foot of a page."""
+    return ", ".join(sorted({str(each["provenance"]["commit"]) for each in records}))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.keeping import add_records, finished_or_stop
+from benchmarks.keeping import add_records, commits_of, finished_or_stop
 from licm.checkpoint import provenance
 from licm.config import Config, make_config
 from licm.datasets import TrainingData, load_training_data
@@ -109,8 +109,8 @@ def make_page(records: list[dict[str, Any]]) -> str:
         cells += [", ".join(form.format(each[key]) for each in own) for key, form in _CELLS.items()]
         cells[-2] += f" ({clean:.3f})"
         rows.append([name, *cells])
-    commits = ", ".join(sorted({str(each["provenance"]["commit"]) for each in records}))
-    return "\n".join([*lines, markdown(rows), "", f"{records[0]['provenance']['machine']}, commits {commits}."]) + "\n"
+    where = f"{records[0]['provenance']['machine']}, commits {commits_of(records)}."
+    return "\n".join([*lines, markdown(rows), "", where]) + "\n"
 
 
 _CELLS = {"matched_share": "{:.4f}", "psnr": "{:.1f}", "accuracy_restored": "{:.3f}", "num_competing": "{}"}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.keeping import commits_of
 from licm.config import Config
 from licm.drawing import LIGHT, canvas, mosaic, render
 from licm.figures import winner_heatmap
@@ -84,9 +85,7 @@ def make_page(records: list[dict[str, Any]]) -> str:
         "",
         "![Inputs, restored crops and originals](photographs/gallery.png)",
         "",
-        f"{first['provenance']['threads']} threads, {first['provenance']['machine']}, commits "
-        + ", ".join(sorted({str(each["provenance"]["commit"]) for each in records}))
-        + ".",
+        f"{first['provenance']['threads']} threads, {first['provenance']['machine']}, commits {commits_of(records)}.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -8,7 +8,6 @@ yet is said in both.
 """
 
 import argparse
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,8 +54,7 @@ def publish(source: Path, name: str = "reproduction", docs: Path = DOCS) -> None
         raise ValueError(f"{str(source)!r} has no record of {name!r}, which is made by: {published.command}")
     (folder / RECORDS).mkdir(parents=True, exist_ok=True)
     for path in found:
-        if path.parent != folder / RECORDS:
-            shutil.copy2(path, folder / RECORDS)
+        (folder / RECORDS / path.name).write_bytes(path.read_bytes())
     write_results(rows, folder, command=published.command, title=published.title)
     (folder / RESULTS).replace(docs / f"{name}.json")
     page = (folder / MARKDOWN).read_text(encoding="utf-8").replace(f"]({FIGURES}/", f"]({name}/{FIGURES}/")

@@ -375,6 +375,9 @@ def test_records_are_published_at_the_budget_of_their_page(tmp_path):
     ]
     assert [half.is_done for half in halves] == [True, False], "experts need not compete, or have yet to"
     assert sorted(path.name for path in (tmp_path / "reproduction_quick").iterdir()) == ["records"]
+    made = (tmp_path / "reproduction_quick.md").read_bytes()
+    publish(Path(os.path.relpath(tmp_path / "reproduction_quick")), "reproduction_quick", tmp_path)  # from its own copy
+    assert (tmp_path / "reproduction_quick.md").read_bytes() == made
     with pytest.raises(ValueError, match="has no record of 'reproduction', which is made by: licm reproduce --budget"):
         publish(tmp_path / "runs", "reproduction", tmp_path)
 
@@ -401,6 +404,7 @@ def test_the_command_leaves_results_page_and_figures(small, bars_file, tmp_path)
     html = (tmp_path / "reproduction.html").read_text()
     assert html.count("data:image/svg+xml") == 6  # three figures, light and dark
     assert 'src="http' not in html
+    assert "Command: <code>licm reproduce --only specialisation" in html
     names = sorted(path.name for path in (tmp_path / "figures").iterdir())
     assert names == [f"specialisation-{number}.svg" for number in (1, 2, 3)]
     assert all(name in (tmp_path / "reproduction.md").read_text() for name in names)

@@ -163,28 +163,29 @@ def _group_table(found: Sequence[Found]) -> Table:
 
 
 def _aim_table(results: dict[str, Any]) -> Table:
+    """A line for each aim; empty where nothing was aimed for."""
     said = {True: "reached", False: "not reached", None: "not yet"}
     table = [["aim", "of", "found", ""]]
     for aim in results["aims"]:
         values = ", ".join("-" if value is None else f"{value:.4g}" for value in aim["values"])
         table.append([aim["aim"], ", ".join(aim["of"]), values, said[aim["met"]]])
-    return table
+    return table if results["aims"] else []
 
 
 def _status(results: dict[str, Any]) -> list[str]:
-    lines = [f"Command: `{results['command']}`", f"Training took {results['train_seconds'] / 3600:.1f} hours."]
     commits: dict[str, list[str]] = {}
     for made in results["made_with"]:
         where = f"licm {made['licm']}, torch {made['torch']}, {made['machine']}, {made['threads']} thread(s)"
         commits.setdefault(where, []).append(made["commit"] or "unknown")
-    return lines + [f"{where}; commits {', '.join(found)}." for where, found in commits.items()]
+    training = f"Training took {results['train_seconds'] / 3600:.1f} hours."
+    return [training] + [f"{where}; commits {', '.join(found)}." for where, found in commits.items()]
 
 
 def make_markdown(results: dict[str, Any], sections: Sequence[dict[str, Any]], title: str) -> str:
     """Returns the tables and figures as a page of Markdown."""
-    parts = [f"# {title}", *_status(results)]
-    if results["aims"]:
-        parts += ["## What was aimed for", markdown(_aim_table(results), left=(0, 1))]
+    parts = [f"# {title}", f"Command: `{results['command']}`", *_status(results)]
+    if aims := _aim_table(results):
+        parts += ["## What was aimed for", markdown(aims, left=(0, 1))]
     for section in sections:
         parts += [f"## {section['title']}", section["reading"], markdown(section["table"])]
         if section["groups"]:
@@ -207,8 +208,14 @@ def _make_page(results: dict[str, Any], sections: Sequence[dict[str, Any]], titl
         loader=PackageLoader("licm"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.get_template("reproduction.html.j2")
-    aims = _aim_table(results) if results["aims"] else []
-    return template.render(title=title, status=_status(results), aims=aims, sections=sections, table=_as_html)
+    return template.render(
+        title=title,
+        command=results["command"],
+        status=_status(results),
+        aims=_aim_table(results),
+        sections=sections,
+        table=_as_html,
+    )
 
 
 def _data_uri(svg: bytes) -> str:

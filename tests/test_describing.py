@@ -1,21 +1,23 @@
 """Cards of experts: known answers for known experts, no label read, what is saved and drawn, what is refused."""
 
+import io
 import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from licm.checkpoint import read_config
 from licm.confidence import CALIBRATION
 from licm.describing import describe, describe_run, guess_mechanism, make_probes, read_answers
-from licm.drawing import LIGHT
+from licm.drawing import LIGHT, render
 from licm.figures import expert_cards
 from licm.mechanisms import Mechanism, parse_mechanism
 from licm.operators import Operator
-from licm.records import DESCRIPTION, PICTURES, load_pictures, read_records
+from licm.records import DESCRIPTION, PICTURES, Pictures, load_pictures, read_records
 from licm.report import write_report
 from licm.run import load_run, restore_images
 from licm.seeding import generator
@@ -168,6 +170,18 @@ def test_on_the_command_line_and_in_the_report(small_run, tmp_path):
     records = read_records(small_run)
     assert records.pictures.responses.shape == (3, 3, 1, 12, 12)
     assert len(expert_cards(records, theme=LIGHT).axes) == 1
+
+
+def test_no_name_of_an_expert_is_cut():
+    def black(*shape):
+        return np.zeros((*shape, 1, 28, 28), np.uint8)
+
+    cards = [{"expert": e, "share": 0.1, "does": "moves by 4 px down and 4 px right"} for e in range(10)]
+    pictures = Pictures(black(10, 4), black(10, 4), np.full(10, 4), black(3), black(10, 3))
+    records = SimpleNamespace(description={"experts": cards}, pictures=pictures, expert_order=list(range(10)))
+    with Image.open(io.BytesIO(render(expert_cards(records), "png"))) as drawn:
+        left = np.asarray(drawn.convert("L"))[:, 0]
+    assert (left == left[0]).all()
 
 
 def test_what_cannot_be_described_is_refused(small_run, tmp_path):

@@ -225,6 +225,7 @@ def expert_cards(records: Records, *, theme: Theme = LIGHT) -> Figure:
     with canvas(theme, 4.6 + 0.55 * rows.shape[1], 0.7 + 0.68 * len(order)) as figure:
         axes = figure.add_subplot()
         axes.imshow(ground, interpolation="none")
+        axes.set_anchor("E")  # what is left of the width is for the names of the rows
         for upper in uppers:
             for left in lefts:
                 axes.add_patch(_frame(left, upper, wide, high, 0.5, theme.muted, 0.6))

@@ -18,6 +18,7 @@ from licm.competition import compete
 from licm.config import Config
 from licm.datasets import (
     Mixture,
+    Originals,
     TrainingData,
     evaluation_mixture,
     load_originals,
@@ -192,28 +193,17 @@ def _transfer(config: Config, folder: Path, settings: Settings) -> dict[str, Any
     )
     matched = dict(zip(*metrics.match_experts(matrix)))
     owner = torch.tensor([matched.get(m, -1) for m in range(len(mechanisms))])
-    images = _other_images(settings["source"], config)
-    if settings.get("centred"):
-        images = replace(images, images=centred_by_mass(images.images))
+    images = _other_images(settings, config)
     mixture = evaluation_mixture(images, mechanisms)
     _, won_by, restored = restore_images(run, mixture.images)
     right, decibels = won_by == owner[mixture.mechanism], metrics.psnr(restored, mixture.originals)
-    labels = torch.zeros(len(images), dtype=torch.int64) if images.labels is None else images.labels
-    groups = []
-    for label in labels.unique().tolist():
-        chosen = labels == label
-        name = images.label_names[label] if images.label_names else str(label)
-        psnr = decibels[chosen].mean().item()
-        groups.append(
-            {"name": name, "images": int(chosen.sum()), "identification": _share(right[chosen]), "psnr": psnr}
-        )
     sample = _first_of_each(mixture)
     outputs = _outputs(run, sample.images)
     by_mechanism = metrics.mean_per_mechanism(right.double(), mixture.mechanism, len(mechanisms))
     return {
         "source": settings["source"],
         "identification_own": _share(winners == owner[own.mechanism]),
-        "groups": groups,
+        "groups": _by_group(images, identification=right, psnr=decibels),
         "identification_by_mechanism": by_mechanism.tolist(),
         "mechanisms": [str(mechanism) for mechanism in mechanisms],
         "expert_order": [e for e in owner.tolist() if e >= 0],
@@ -222,23 +212,53 @@ def _transfer(config: Config, folder: Path, settings: Settings) -> dict[str, Any
     }
 
 
+def _told(config: Config, folder: Path, settings: Settings) -> dict[str, Any]:
+    """A bound for `transfer`: a classifier that was told the mechanism of each digit, on the other data set."""
+    originals, own = load_evaluated(config, "test")
+    mechanisms = parse_mechanisms(config.mechanisms)
+    known = make_mixture(originals.to_transform, mechanisms, draws=generator(config.seed, "told mechanisms"))
+    model = train_classifier(known.images, known.mechanism, seed=config.seed)
+    images = _other_images(settings, config)
+    mixture = evaluation_mixture(images, mechanisms)
+    right = predict_labels(model, mixture.images) == mixture.mechanism
+    return {
+        "source": settings["source"],
+        "identification_own": _share(predict_labels(model, own.images) == own.mechanism),
+        "groups": _by_group(images, identification=right),
+    }
+
+
+def _by_group(images: ImageSet, **values: Tensor) -> list[dict[str, Any]]:
+    """Means of values [n] over the images of each label."""
+    labels = torch.zeros(len(images), dtype=torch.int64) if images.labels is None else images.labels
+    groups = []
+    for label in labels.unique().tolist():
+        chosen = labels == label
+        name = images.label_names[label] if images.label_names else str(label)
+        means = {figure: _share(each[chosen]) for figure, each in values.items()}
+        groups.append({"name": name, "images": int(chosen.sum()), **means})
+    return groups
+
+
 @torch.no_grad()
 def _outputs(run: Run, images: Tensor) -> np.ndarray:
     run.experts.eval()
     return to_bytes(torch.stack(run.experts(images), dim=1))
 
 
-def _other_images(source: str, config: Config) -> ImageSet:
+def _other_images(settings: Settings, config: Config) -> ImageSet:
     """Fashion-MNIST's official test part; of other sets, which training has seen nothing of, everything."""
-    size = config.data.image_size
+    source, size = settings["source"], config.data.image_size
     found = load_originals(source, seed=0, image_size=size, channels=config.data.channels)
-    if source == "fashion-mnist":
-        return found.test
-    parts = (found.test, found.validation, found.canonical, found.to_transform)
+    images = found.test if source == "fashion-mnist" else _joined(found)
+    return replace(images, images=centred_by_mass(images.images)) if settings.get("centred") else images
+
+
+def _joined(originals: Originals) -> ImageSet:
+    parts = (originals.test, originals.validation, originals.canonical, originals.to_transform)
     labels = [part.labels for part in parts if part.labels is not None]
-    return ImageSet(
-        torch.cat([part.images for part in parts]), torch.cat(labels) if labels else None, found.test.label_names
-    )
+    images = torch.cat([part.images for part in parts])
+    return ImageSet(images, torch.cat(labels) if labels else None, originals.test.label_names)
 
 
 def centred_by_mass(images: Tensor) -> Tensor:
@@ -295,6 +315,7 @@ MEASURES = {
     "supervised": Measure(_supervised, settings=("paired_steps",), reads=("seed", "mechanisms", "data", "experts")),
     "augmented": Measure(_augmented, reads=("seed", "mechanisms", "data")),
     "transfer": Measure(_transfer, settings=("source", "centred")),
+    "told": Measure(_told, settings=("source", "centred"), reads=("seed", "mechanisms", "data")),
     "clusters": Measure(_clusters),
 }
 """The measures by name."""

@@ -47,13 +47,18 @@ COLUMNS = {  # of a condition's figures: title and form
     "identification_own": ("identification on digits", "{:.3f}"),
     "identification_min": ("lowest group", "{:.3f}"),
     "identification_ratio_min": ("ratio", "{:.3f}"),
+    "identification_min_told": ("lowest group, told", "{:.3f}"),
+    "identification_ratio_min_told": ("ratio, told", "{:.3f}"),
     "train_seconds": ("seconds", "{:.0f}"),
 }
 _NUMBER_OF_EXPERTS = (
     *("settled_step", "matched_share", "owners", "unused", "shared", "unowned_wins"),
     *("accuracy_restored", "psnr", "ssim", "train_seconds"),
 )
-_OTHER_IMAGES = ("identification_own", "identification_min", "identification_ratio_min")
+_OTHER_IMAGES = (
+    *("identification_own", "identification_min", "identification_ratio_min"),
+    *("identification_min_told", "identification_ratio_min_told"),
+)
 SHOWN: dict[str, tuple[str, ...]] = {  # of an experiment, of all that `results.json` has
     "specialisation": (
         *("settled_step", "matched_share", "success", "collapse", "ari"),

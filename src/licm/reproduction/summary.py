@@ -136,11 +136,16 @@ def figures_of(records: dict[str, dict[str, Any]]) -> dict[str, float | None]:
     if (record := records.get("clusters")) is not None:
         figures |= {"clusters_matched_share": record["matched_share"], "clusters_ari": record["ari"]}
     if (record := records.get("transfer")) is not None:
-        lowest = min(group["identification"] for group in record["groups"])
-        own = record["identification_own"]
-        figures |= {"identification_own": own, "identification_min": lowest}
-        figures["identification_ratio_min"] = lowest / own if own else None
+        figures |= _of_identification(record)
+    if (record := records.get("told")) is not None:
+        figures |= {f"{name}_told": value for name, value in _of_identification(record).items()}
     return figures
+
+
+def _of_identification(record: dict[str, Any]) -> dict[str, float | None]:
+    lowest, own = min(group["identification"] for group in record["groups"]), record["identification_own"]
+    ratio = lowest / own if own else None
+    return {"identification_own": own, "identification_min": lowest, "identification_ratio_min": ratio}
 
 
 def _of_evaluation(record: dict[str, Any]) -> dict[str, float | None]:

@@ -11,6 +11,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from licm.reproduction.experiments import EXPERIMENTS
 from licm.reproduction.page import FIGURES, MARKDOWN, PAGE, RESULTS, TITLE, write_results
 from licm.reproduction.running import RECORDS, plan
 
@@ -48,7 +49,7 @@ def publish(source: Path, name: str = "reproduction", docs: Path = DOCS) -> None
         ValueError: If no record of the page is there.
     """
     published, folder = PAGES[name], docs / name
-    rows = plan(published.names, budget=published.budget)
+    rows = plan(published.names or list(EXPERIMENTS), budget=published.budget)
     planned = {f"{job.name}.json" for row in rows for job in row.jobs}
     if not (found := [path for path in (source / RECORDS).glob("*.json") if path.name in planned]):
         raise ValueError(f"{str(source)!r} has no record of {name!r}, which is made by: {published.command}")

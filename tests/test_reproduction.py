@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from licm.checkpoint import hold
-from licm.config import make_config
+from licm.config import flat, make_config
 from licm.drawing import LIGHT
+from licm.health import Diverged
 from licm.mechanisms import parse_mechanism
 from licm.metrics import matched_share, psnr
 from licm.models import Expert
@@ -47,7 +48,9 @@ def parameters(width: int) -> int:
 def test_from_paper_one_change_at_a_time_leads_to_the_default():
     conditions = [c for c in EXPERIMENTS["ablation"].conditions.values() if c.preset == "paper"]
     configs = [make_config("paper", overrides=condition.overrides) for condition in conditions]
-    assert all(one != next_one for one, next_one in pairwise(configs))
+    for one, other in pairwise(map(flat, configs)):
+        changed = {key for key in one if one[key] != other[key]}
+        assert len(changed) == 1 or changed == {"competition.objective", "competition.loser_samples"}, "losers are its"
     assert len(configs) == len(FROM_PAPER_TO_DEFAULT), "and the default in place of the last"
     changes = {key: value for change in FROM_PAPER_TO_DEFAULT.values() for key, value in change.items()}
     last = make_config("paper", overrides=changes)
@@ -84,11 +87,20 @@ def test_experiments_share_runs_and_records():
         ({"names": ["specialization"]}, "unknown experiment 'specialization': did you mean 'specialisation'"),
         ({"budget": "ful"}, "unknown budget 'ful': did you mean 'full'"),
         ({"seeds": 0}, "seeds: expected at least 1, got 0"),
+        ({"overrides": {"seed": 7}}, "seed: each condition is run under seeds 0, 1, ..."),
+        (
+            {"names": ["too_few_6"], "overrides": {"revival.enabled": True}},
+            "overrides: they make 'default' and 'without revival' of too_few_6 the same",
+        ),
     ],
 )
 def test_a_wrong_plan_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         plan(changes.pop("names", ()), **changes)
+
+
+def test_a_result_asked_for_twice_is_made_once():
+    assert plan(["weak", "weak"]) == plan(["weak"])
 
 
 def test_a_paired_expert_learns_what_it_is_shown():
@@ -274,6 +286,8 @@ def evaluation(matrix, steps=(10, 20, 30), **changes):
         **{"psnr": 20.0, "ssim": 0.9, "steps": 30, "train_seconds": 2.0, "provenance": {}},
         **{"num_dead_experts": int((shares < 0.01).sum()), **figures},
         "validation": [{"step": step, "winner_matrix": matrix} for step in steps],
+        "mechanisms": [f"mechanism {index}" for index in range(len(matrix))],
+        "per_mechanism": {name: [0.5] * len(matrix) for name in ("psnr", "ssim")},
         **changes,
     }
 
@@ -302,8 +316,52 @@ def test_the_numbers_of_the_records():
 
 def test_a_mechanism_that_never_settles_counts_as_later_than_all():
     shared = [[0.5, 0.5], [0.0, 1.0]]
-    results = summarise(found("specialisation", {"evaluation": evaluation(shared)}))
+    results = summarise(found("specialisation", {"evaluation": evaluation([[0.5, 0.5], [0.5, 0.5]])}))
     assert results["specialisation"]["settled_step_median"] is None
+    (aim,) = (aim for aim in results["aims"] if aim["of"] == ["specialisation.settled_step_median"])
+    assert (aim["values"], aim["met"]) == ([None], False), "it was run, and is not merely missing"
+    half = summarise(found("specialisation", {"evaluation": evaluation(shared)}))["specialisation"]
+    (default,) = half["conditions"].values()
+    assert default["settled_share"] == 0.5
+    assert [each["settled_latest"] for each in default["by_mechanism"].values()] == [None, 10]
+
+
+def test_a_run_that_diverges_counts_as_failed_and_the_rest_goes_on(small, tmp_path, monkeypatch):
+    rows = plan(budget="full", overrides=small, experiments={"one": Experiment("", "", {"default": Condition()}, 2)})
+    calls = []
+
+    def train_or_diverge(config, folder, **options):
+        calls.append(config.seed)
+        if config.seed == 0:
+            raise Diverged(3)
+        return train(config, folder, **options)
+
+    monkeypatch.setattr(running, "train", train_or_diverge)
+    assert reproduce(rows, tmp_path, quiet=True)
+    assert reproduce(rows, tmp_path, quiet=True)
+    assert calls == [0, 1], "and it is not tried again"
+    rows = [replace(row, experiment="specialisation") for row in rows]
+    results = summarise(find(rows, tmp_path))["specialisation"]
+    condition = results["conditions"]["default"]
+    assert (condition["seeds"], list(condition["failed"])) == ([0, 1], ["0"])
+    assert results["success_rate"] <= 0.5
+    page.write_results(rows, tmp_path, command="licm reproduce")
+    text = (tmp_path / "reproduction.md").read_text()
+    assert "default, seed 0 failed: step 3: a loss is not finite" in text
+    assert "2 of 2" in text
+
+
+def test_an_aim_says_of_how_many_runs_it_is():
+    results = summarise(found("specialisation", {"evaluation": evaluation([[1.0, 0.0], [0.0, 1.0]])}))
+    (aim,) = (aim for aim in results["aims"] if aim["of"] == ["specialisation.success_rate"])
+    assert (aim["met"], aim["runs"], aim["wanted"]) == (True, 1, 20)
+
+
+def test_collapse_is_measured_from_what_one_expert_has_that_wins_all():
+    one_wins_all = evaluation([[1.0, 0.0], [1.0, 0.0]])
+    assert figures_of({"evaluation": one_wins_all})["collapse"] == 1
+    ten = np.eye(10) * 0.6 + 0.04
+    assert figures_of({"evaluation": evaluation(ten.tolist())})["collapse"] == 0
 
 
 def test_experts_to_spare_are_those_not_matched():
@@ -351,7 +409,12 @@ def test_a_page_shows_figures_that_there_are():
     groups = [{"name": "a", "images": 9, "identification": 0.9, "psnr": 9.0}]
     records = {
         "evaluation": evaluation([[1.0, 0.0], [0.0, 1.0]]),
-        "supervised": {"psnr": 30.0, "ssim": 0.9, "accuracy_restored": 0.9, "per_mechanism": {"psnr": [30.0]}},
+        "supervised": {
+            "psnr": 30.0,
+            "ssim": 0.9,
+            "accuracy_restored": 0.9,
+            "per_mechanism": {"psnr": [30.0], "ssim": [0.9]},
+        },
         "augmented": {"accuracy_transformed": 0.9},
         "clusters": {"matched_share": 0.9, "ari": 0.9},
         "transfer": {"identification_own": 0.8, "groups": groups},

@@ -20,6 +20,16 @@ SILENT = 100
 """Who has won none of so many images an expert does not work: at a tenth of an even share, 1 in 22,000 by chance."""
 
 
+class Diverged(ValueError):
+    """A loss is not finite."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(
+            f"step {step}: a loss is not finite, so training has diverged; lower training.learning_rate. "
+            "What was saved before is whole"
+        )
+
+
 @dataclass
 class Health:
     """Moving averages over training batches, and for how long they have looked healthy.

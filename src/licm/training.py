@@ -25,7 +25,7 @@ from licm.competition import StepRecord
 from licm.confidence import calibrate, save_calibration
 from licm.config import Config, flat, to_yaml
 from licm.datasets import Mixture, TrainingData, load_training_data
-from licm.health import HEALTHY_MARGIN
+from licm.health import HEALTHY_MARGIN, Diverged
 from licm.identity import analytic_identity, copy_with_noise, identity_errors, train_identity
 from licm.metrics import matched_share, mean_per_mechanism, psnr, winner_matrix
 from licm.models import placed
@@ -101,10 +101,7 @@ def advance(run: Run, data: TrainingData) -> StepRecord:
     run.competition.mean_margin = run.health.margin if told_apart else 0.0  # before, all is a tie
     record = run.competition.step(canonical, transformed, generator(config.seed, "losers", run.step))
     if not math.isfinite(record.discriminator_loss + record.expert_loss):
-        raise ValueError(
-            f"step {run.step + 1}: a loss is not finite, so training has diverged; lower training.learning_rate. "
-            "What was saved before is whole"
-        )
+        raise Diverged(run.step + 1)
     run.step += 1
     run.health.update(record)
     rule, run.events = config.revival, []

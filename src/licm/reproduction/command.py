@@ -1,6 +1,7 @@
 """The command `licm reproduce`; nothing heavy is imported before it is called."""
 
 import json
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -39,9 +40,10 @@ def reproduce(
     rows = plan(only or (), seeds=seeds, budget=budget, overrides=parse_overrides(settings or []))
     say = (lambda line: None) if quiet else partial(typer.echo, err=True)
     done = make_records(rows, out, say=say, quiet=quiet)
-    options = [f"--only {name}" for name in only or ()] + [f"--seeds {seeds}"] * (seeds is not None)
-    options += [f"--budget {budget}", *(f"--set {setting}" for setting in settings or ())]
-    results = write_results(rows, out, command=f"licm reproduce {' '.join(options)} --out {out}")
+    options = {"--only": only or (), "--seeds": [str(seeds)] * (seeds is not None), "--budget": [budget]}
+    options |= {"--set": settings or (), "--out": [str(out)]}
+    typed = [word for option, values in options.items() for value in values for word in (option, value)]
+    results = write_results(rows, out, command=shlex.join(["licm", "reproduce", *typed]))
     if as_json:
         typer.echo(json.dumps(results))
     elif not quiet:

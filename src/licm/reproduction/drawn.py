@@ -26,13 +26,18 @@ def _records(found: Found) -> Records:
 
 
 def all_seeds(found: Sequence[Found], *, theme: Theme = LIGHT) -> Figure:
-    """Draws the matched share of every seed over training; those that fail at the end are dashed and named."""
+    """Draws the matched share of every seed over training; those that fail at the end are dashed and named.
+
+    Those that diverged have nothing to draw and are counted.
+    """
+    diverged = sum(each.failed is not None for each in found)
     with canvas(theme, 8, 3.6) as figure:
         axes = figure.add_subplot()
         axes.axhline(SUCCESS, color=theme.muted, linestyle=":", linewidth=1)
         failed = []
         for each in found:
-            record = each.records["evaluation"]
+            if (record := each.records.get("evaluation")) is None:
+                continue
             succeeded = record["matched_share"] >= SUCCESS
             steps, shares = ([v[name] for v in record["validation"]] for name in ("step", "matched_share"))
             colour, dash = (theme.accent, "-") if succeeded else (theme.second, "--")
@@ -42,7 +47,8 @@ def all_seeds(found: Sequence[Found], *, theme: Theme = LIGHT) -> Figure:
         for height, (_, name) in zip(spread([share for share, _ in failed], 0.06), failed):
             label_at_right(axes, height, name, color=theme.second)
         axes.set(xlabel="step", ylabel="matched share on validation", ylim=(0, 1.02))
-        axes.set_title(f"{len(found)} seeds, {len(failed)} failed", fontsize=9)
+        count = sum("evaluation" in each.records for each in found)
+        axes.set_title(f"{count + diverged} seeds, {len(failed) + diverged} failed", fontsize=9)
     return figure
 
 
@@ -132,7 +138,7 @@ def figures_for(experiment: str, found: Sequence[Found]) -> dict[str, Draw]:
     first = evaluated[0]
     drawn: dict[str, Any] = {}
     if experiment == "specialisation":
-        drawn["Matched share of every seed over training"] = _of(all_seeds, evaluated)
+        drawn["Matched share of every seed over training"] = _of(all_seeds, found)
         drawn[f"Every expert's mean score on each mechanism, seed {first.row.seed}"] = _of(
             specialisation, _records(first)
         )

@@ -7,7 +7,8 @@ from typing import Any
 from licm.mechanisms import MECHANISM_SETS
 
 REPRESENTABLE = 20.0  # dB that a paired expert must reach before the competition is asked to
-DIVERSITY = 1.0  # `competition.diversity_weight` of the weak mechanisms' second rows
+# `competition.diversity_weight` of the weak mechanisms' other rows.
+DIVERSITY = {"diversity": 1.0, "diversity 0.1": 0.1}
 
 _WATCHED = {"training.validate_every": 25}  # as finely as this the history tells settled steps
 
@@ -101,11 +102,9 @@ FROM_PAPER_TO_DEFAULT: dict[str, dict[str, Any]] = {
     "objective (3'')": {"competition.objective": "score_weighted", "competition.loser_samples": 1},
     "revival": {"revival.enabled": True},
     "decay": {"training.decay": True},
-    "cycle, ties, router": {
-        "competition.cycle_weight": 5.0,
-        "competition.tie_margin": 0.5,
-        "router.enabled": True,
-    },
+    "cycle": {"competition.cycle_weight": 5.0},
+    "ties": {"competition.tie_margin": 0.5},
+    "router": {"router.enabled": True},
     "pairs": {"competition.pair_weight": 20.0},
 }
 """What leads from the preset `paper` to `default`, one after the other; at the end they are the same."""
@@ -127,10 +126,14 @@ _FROM_DEFAULT: dict[str, dict[str, Any]] = {
 def _weak(name: str, mechanisms: Sequence[str]) -> dict[str, Condition]:
     """The default, and with a term for diversity."""
     overrides = {"mechanisms": list(mechanisms), "num_experts": len(mechanisms)}
-    diverse = {**overrides, "competition.diversity_weight": DIVERSITY}
+    changes = {name: overrides}
+    changes |= {
+        f"{name}, {ending}": {**overrides, "competition.diversity_weight": weight}
+        for ending, weight in DIVERSITY.items()
+    }
     return {
-        f"{name}{ending}": Condition(each, measures=("supervised", "evaluation"), representable=REPRESENTABLE)
-        for ending, each in (("", overrides), (", diversity", diverse))
+        label: Condition(each, measures=("supervised", "evaluation"), representable=REPRESENTABLE)
+        for label, each in changes.items()
     }
 
 
@@ -188,11 +191,12 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "omniglot": Experiment(
         "Another script",
-        "Experts of digits on Omniglot's characters under the same mechanisms, without any more training. "
-        "Identification: the share of images won by the expert that is matched to their mechanism on digits. The "
-        "characters stand where they were drawn. MNIST's digits are centred by their centre of mass; the second row, "
-        "added once shifts had been seen to go to their neighbours, has the characters centred so too. A classifier "
-        "that was told the mechanism of each training digit shows how much digits alone can teach of it.",
+        "Experts of digits on Omniglot's characters (the five alphabets of its small background set) under the same "
+        "mechanisms, without any more training. Identification: the share of images won by the expert that is matched "
+        "to their mechanism on digits. The characters stand where they were drawn. MNIST's digits are centred by their "
+        "centre of mass; the second row, added once shifts had been seen to go to their neighbours, has the characters "
+        "centred so too. Told: a classifier that was told the mechanism of each training digit, to show how much of it "
+        "digits can teach; added once the number aimed for had been missed.",
         {
             "default": _ten_on_ten("evaluation", "transfer", "told", source="omniglot"),
             "centred by their ink": _ten_on_ten("evaluation", "transfer", "told", source="omniglot", centred=True),
@@ -206,7 +210,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     "ablation": Experiment(
         "Ablation",
         "First from the preset paper to the default, each row with one change more than the row before; then the "
-        "default with one change each.",
+        "default with one change each. The default is validated every 25 steps, the others every 50, and settled steps "
+        "are as coarse as that.",
         {
             **_walk(FROM_PAPER_TO_DEFAULT),
             **{f"default, {name}": Condition(change) for name, change in _FROM_DEFAULT.items()},
@@ -214,9 +219,11 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "weak": Experiment(
         "Weak mechanisms",
-        f"The weaker the mechanisms, the less there is to tell them apart by. First paired experts show whether the "
-        f"architecture can undo each at all ({REPRESENTABLE:g} dB); only then experts compete, and once more with the "
-        f"mean squared difference between experts' outputs, weight {DIVERSITY:g}, taken from the winner's loss.",
+        f"The weaker the mechanisms, the less there is to tell them apart by. First paired experts, in the steps of "
+        f"the budget, show whether the architecture can undo each ({REPRESENTABLE:g} dB); only then experts compete, "
+        f"and then with the mean squared difference between experts' outputs taken from the winner's loss, weight "
+        f"{' or '.join(map('{:g}'.format, DIVERSITY.values()))}. One expert that wins all has a matched share of 1/N: "
+        f"1/8 of eight shifts, 1/2 of two mechanisms.",
         {
             **_shifts(4),
             **_shifts(3),
@@ -235,7 +242,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         "The same data, steps and evaluation. One network: a single expert with the parameters of ten; it wins all, so "
         "its matched share says nothing. k-means: the last hidden layer of the discriminator, in as many clusters as "
         "there are experts, on the default's run. Supervised: a paired expert for each mechanism, told which. Random "
-        "fixed assignment: each image's expert is drawn once and for all.",
+        "fixed assignment: each image's expert is drawn once and for all. A CycleGAN-like model, one network each way, "
+        "has a page of its own: benchmarks/cyclegan.py.",
         {
             "default": _ten_on_ten("evaluation", "clusters", "supervised"),
             "one network": Condition({"num_experts": 1, "experts.width": 52}),

@@ -20,6 +20,8 @@ from licm.writing import write_bytes, write_text
 RESULTS, PAGE, MARKDOWN, FIGURES = "results.json", "reproduction.html", "reproduction.md", "figures"
 TITLE = "The slides' results, made again"
 
+NEVER = "never"  # settled
+
 Table = list[list[str]]
 
 COLUMNS = {  # of a condition's figures: title and form
@@ -50,6 +52,21 @@ COLUMNS = {  # of a condition's figures: title and form
     "identification_min_told": ("lowest group, told", "{:.3f}"),
     "identification_ratio_min_told": ("ratio, told", "{:.3f}"),
     "train_seconds": ("seconds", "{:.0f}"),
+}
+MECHANISM_TITLES = {  # of a mechanism's figures: title and form
+    "settled_median": ("settled step, median", "{:g}"),
+    "settled_latest": ("latest", "{:g}"),
+    "psnr": ("PSNR, dB", "{:.1f}"),
+    "psnr_supervised": ("PSNR paired", "{:.1f}"),
+    "ssim": ("SSIM", "{:.3f}"),
+    "ssim_supervised": ("SSIM paired", "{:.3f}"),
+    "identification": ("identification", "{:.3f}"),
+}
+MECHANISM_COLUMNS = {  # of an experiment
+    "specialisation": ("settled_median", "settled_latest", "psnr", "ssim"),
+    "recovery": ("psnr", "psnr_supervised", "ssim", "ssim_supervised"),
+    "omniglot": ("identification",),
+    "fashion_mnist": ("identification",),
 }
 _NUMBER_OF_EXPERTS = (
     *("settled_step", "matched_share", "owners", "unused", "shared", "unowned_wins"),
@@ -126,6 +143,8 @@ def _section(name: str, results: dict[str, Any], found: Sequence[Found], out: Pa
         "title": EXPERIMENTS[name].title,
         "reading": EXPERIMENTS[name].reading,
         "table": _condition_table(results[name]["conditions"], SHOWN[name]),
+        "failed": _failures(results[name]["conditions"]),
+        "mechanisms": _mechanism_table(results[name]["conditions"], MECHANISM_COLUMNS.get(name, ())),
         "groups": _group_table(own),
         "figures": drawn,
     }
@@ -135,22 +154,49 @@ def _condition_table(conditions: dict[str, Any], shown: Sequence[str]) -> Table:
     """A line for each condition: means over seeds, with the standard deviation where there are several."""
     figures = {label: dict(each["figures"]) for label, each in conditions.items()}
     for label, each in conditions.items():
-        if (step := each["settled_step_median"]) is not None:
-            figures[label]["settled_step"] = {"mean": step, "std": None}
+        if each["settled_share"] is not None:
+            figures[label]["settled_step"] = {"mean": each["settled_step_median"], "std": None}
     known = [name for name in shown if any(name in each for each in figures.values())]
     table = [["condition", "runs", *(COLUMNS[name][0] for name in known)]]
     for label, each in conditions.items():
         noted = label if each["representable"] else f"{label} (not representable)"
-        cells = [_cell(figures[label].get(name), COLUMNS[name][1]) for name in known]
-        table.append([noted, f"{len(each['seeds'])} of {each['planned']}", *cells])
+        runs = len(each["seeds"])
+        cells = [_cell(name, figures[label].get(name), runs) for name in known]
+        table.append([noted, f"{runs} of {each['planned']}", *cells])
     return table
 
 
-def _cell(spread: dict[str, Any] | None, form: str) -> str:
+def _cell(name: str, spread: dict[str, Any] | None, runs: int) -> str:
+    """A mean, with the standard deviation if there is one, and with the number of runs if it is another."""
     if spread is None:
         return "-"
-    mean = form.format(spread["mean"])
-    return mean if spread["std"] is None else f"{mean} ± {form.format(spread['std'])}"
+    if spread["mean"] is None:
+        return NEVER
+    if name in ("success", "collapse"):
+        return f"{round(spread['mean'] * spread['count'])} of {spread['count']}"
+    form = COLUMNS[name][1]
+    mean = form.format(spread["mean"]) + ("" if spread["std"] is None else f" ± {form.format(spread['std'])}")
+    return mean if not runs or spread.get("count", runs) == runs else f"{mean} (of {spread['count']})"
+
+
+def _failures(conditions: dict[str, Any]) -> list[str]:
+    """A line for each run that has diverged."""
+    lines = ((label, seed, why) for label, each in conditions.items() for seed, why in each["failed"].items())
+    return [f"{label}, seed {seed} failed: {why}." for label, seed, why in lines]
+
+
+def _mechanism_table(conditions: dict[str, Any], shown: Sequence[str]) -> Table:
+    """A line for each condition and mechanism; empty where nothing is to be shown by mechanism."""
+    table = [["condition", "mechanism", *(MECHANISM_TITLES[name][0] for name in shown)]]
+    for label, each in conditions.items():
+        for mechanism, means in each["by_mechanism"].items():
+            cells = ["-" if name not in means else _number(means[name], MECHANISM_TITLES[name][1]) for name in shown]
+            table.append([label, mechanism, *cells])
+    return table if shown and len(table) > 1 else []
+
+
+def _number(value: float | None, form: str) -> str:
+    return NEVER if value is None else form.format(value)
 
 
 def _group_table(found: Sequence[Found]) -> Table:
@@ -170,10 +216,13 @@ def _group_table(found: Sequence[Found]) -> Table:
 def _aim_table(results: dict[str, Any]) -> Table:
     """A line for each aim; empty where nothing was aimed for."""
     said = {True: "reached", False: "not reached", None: "not yet"}
-    table = [["aim", "of", "found", ""]]
+    table = [["aim", "of", "found", "runs", ""]]
     for aim in results["aims"]:
-        values = ", ".join("-" if value is None else f"{value:.4g}" for value in aim["values"])
-        table.append([aim["aim"], ", ".join(aim["of"]), values, said[aim["met"]]])
+        missing = "-" if aim["met"] is None else NEVER
+        values = ", ".join(missing if value is None else f"{value:.4g}" for value in aim["values"])
+        so_far = " so far" if 0 < aim["runs"] < aim["wanted"] else ""
+        runs = f"{aim['runs']} of {aim['wanted']}"
+        table.append([aim["aim"], ", ".join(aim["of"]), values, runs, said[aim["met"]] + so_far])
     return table if results["aims"] else []
 
 
@@ -193,8 +242,8 @@ def make_markdown(results: dict[str, Any], sections: Sequence[dict[str, Any]], t
         parts += ["## What was aimed for", markdown(aims, left=(0, 1))]
     for section in sections:
         parts += [f"## {section['title']}", section["reading"], markdown(section["table"])]
-        if section["groups"]:
-            parts.append(markdown(section["groups"]))
+        parts += section["failed"]
+        parts += [markdown(section[name], left=(0, 1)) for name in ("mechanisms", "groups") if section[name]]
         parts += [f"![{figure['title']}]({FIGURES}/{figure['file']})" for figure in section["figures"]]
     return "\n\n".join(parts) + "\n"
 

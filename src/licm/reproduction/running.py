@@ -12,6 +12,7 @@ from licm.checkpoint import CONFIG, FolderInUse, hold, provenance
 from licm.checks import unknown_name
 from licm.config import Config, flat, make_config
 from licm.downloads import locate
+from licm.health import Diverged
 from licm.progress import Progress
 from licm.reading import read_object
 from licm.reproduction.experiments import BUDGETS, EXPERIMENTS, Budget, Condition, Experiment
@@ -92,10 +93,13 @@ def plan(
         experiments: To choose from.
 
     Raises:
-        ValueError: If an experiment, the budget or a key is unknown, or `seeds` is below 1.
+        ValueError: If an experiment, the budget or a key is unknown, `seeds` is below 1, or `overrides` make two
+            conditions of an experiment the same.
     """
     if budget not in BUDGETS:
         raise ValueError(unknown_name("budget", budget, BUDGETS))
+    if "seed" in (overrides or {}):
+        raise ValueError("seed: each condition is run under seeds 0, 1, ...; say how many with seeds")
     if seeds is not None and seeds < 1:
         raise ValueError(f"seeds: expected at least 1, got {seeds}")
     for name in names:
@@ -103,7 +107,7 @@ def plan(
             raise ValueError(unknown_name("experiment", name, experiments))
     chosen = BUDGETS[budget]
     rows = []
-    for name in names or experiments:
+    for name in dict.fromkeys(names or experiments):
         experiment = experiments[name]
         if not names and not all(_is_at_hand(condition) for condition in experiment.conditions.values()):
             continue
@@ -112,7 +116,18 @@ def plan(
             for label, condition in experiment.conditions.items():
                 jobs = tuple(_jobs(condition, seed, chosen, overrides or {}))
                 rows.append(Row(name, label, seed, jobs, condition.representable))
+    _check_distinct(rows)
     return rows
+
+
+def _check_distinct(rows: Sequence[Row]) -> None:
+    known: dict[tuple[str, ...], Row] = {}
+    for row in rows:
+        same = known.setdefault((row.experiment, *(job.name for job in row.jobs)), row)
+        if same is not row:
+            raise ValueError(
+                f"overrides: they make {same.condition!r} and {row.condition!r} of {row.experiment} the same"
+            )
 
 
 def _is_at_hand(condition: Condition) -> bool:
@@ -163,7 +178,7 @@ def reproduce(
                 for job in row.jobs:
                     if _is_done(job, out):
                         continue
-                    if not may_compete(row, out) and MEASURES[job.measure].needs_run:
+                    if MEASURES[job.measure].needs_run and not (may_compete(row, out) and has_failed(row, out) is None):
                         break
                     say(f"{name}: {job.measure}")
                     if not _do(job, out, quiet=quiet):
@@ -185,14 +200,23 @@ def may_compete(row: Row, out: Path) -> bool:
     return paired is None or min(paired["per_mechanism"]["psnr"]) >= row.representable
 
 
+def has_failed(row: Row, out: Path) -> str | None:
+    """Why the row's run cannot be had, if it has diverged: the same seed would diverge again."""
+    records = (read_record(job, out) for job in row.jobs)
+    return next((record["failed"] for record in records if record is not None and "failed" in record), None)
+
+
 def _do(job: Job, out: Path, *, quiet: bool) -> bool:
-    measure, folder = MEASURES[job.measure], out / RUNS / job.run
+    measure, folder, diverged = MEASURES[job.measure], out / RUNS / job.run, None
     if measure.needs_run:
-        with Progress(job.config, quiet=quiet) as progress:
-            resume = (folder / CONFIG).exists()
-            watchers = [watch_recovery(folder)]
-            run = train(job.config, folder, resume=resume, callbacks=[progress], watchers=watchers)
-        if not run.finished:
+        try:
+            with Progress(job.config, quiet=quiet) as progress:
+                resume = (folder / CONFIG).exists()
+                watchers = [watch_recovery(folder)]
+                run = train(job.config, folder, resume=resume, callbacks=[progress], watchers=watchers)
+        except Diverged as error:
+            diverged = str(error)
+        if diverged is None and not run.finished:
             return False
     head = {
         "measure": job.measure,
@@ -201,7 +225,7 @@ def _do(job: Job, out: Path, *, quiet: bool) -> bool:
         "seed": job.config.seed,
         "provenance": provenance(),
     }
-    values = measure.take(job.config, folder, job.settings)
+    values = {"failed": diverged} if diverged else measure.take(job.config, folder, job.settings)
     write_text(out / RECORDS / f"{job.name}.json", json.dumps({**head, **values}) + "\n")
     return True
 

@@ -317,3 +317,48 @@ def test_restoring_by_a_router_that_is_not_there(damaged, tmp_path):
     with pytest.raises(ValueError, match=r"this run has no router: train one with router\.enabled"):
         restore_files(run, damaged, tmp_path / "out", routed=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_image_that_padded_would_fill_the_memory_is_skipped_and_named(small_run, damaged, tmp_path):
+    Image.fromarray(np.zeros((1, 8_000_000), np.uint8)).save(damaged / "thin.png")
+    done = licm("restore", small_run, damaged, tmp_path / "out")
+    assert (done.returncode, len(assigned(tmp_path / "out"))) == (3, len(NAMES))
+    told = "padded with black to the size of training it has 96000000 pixels, more than 89478485"
+    assert f"licm: warning: skipped 'thin.png': {told}\n" in done.stderr
+
+
+def test_padding_counts_in_the_size_of_a_shard(small_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(restoring, "SHARD_PIXELS", 2 * 12 * 100)
+    held = []
+    real = restoring._restore_shard
+    monkeypatch.setattr(
+        restoring, "_restore_shard", lambda work, pictures: (held.append(len(pictures)), real(work, pictures))[1]
+    )
+    (tmp_path / "in").mkdir()
+    for name in "abcd":
+        Image.fromarray(np.zeros((1, 100), np.uint8)).save(tmp_path / "in" / f"{name}.png")
+    restore_files(small_run, tmp_path / "in", tmp_path / "out")
+    assert held == [2, 2]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_where_memory_does_not_suffice_for_a_shard_its_images_go_one_by_one(
+    small_run, damaged, tmp_path, monkeypatch, error
+):
+    restore_files(small_run, damaged, tmp_path / "whole")
+    marked = np.full((12, 12), 255, np.uint8)
+    Image.fromarray(marked).save(damaged / "large.png")
+    real = restoring.restore_full_size
+
+    def restore(bank, discriminator, images, **options):
+        if len(images) > 1 or bool((images == 1).all()):
+            raise error
+        return real(bank, discriminator, images, **options)
+
+    monkeypatch.setattr(restoring, "restore_full_size", restore)
+    done = licm("restore", small_run, damaged, tmp_path / "out")
+    assert done.returncode == 3
+    assert "licm: warning: skipped 'large.png': there is not enough memory to restore it\n" in done.stderr
+    assert [row["path"] for row in assigned(tmp_path / "out")] == sorted(NAMES)
+    for name in NAMES:
+        assert np.abs(pixels(tmp_path / "out" / name).astype(int) - pixels(tmp_path / "whole" / name)).max() <= 1

@@ -144,6 +144,12 @@ def _pixels(image: Image.Image) -> np.ndarray:
     return array[None] if mode == "L" else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
+def check_pixels(count: int, state: str) -> None:
+    """Raises a `ValueError` if an image in this state has more pixels than one may have in a file."""
+    if Image.MAX_IMAGE_PIXELS is not None and count > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(f"{state} it has {count} pixels, more than {Image.MAX_IMAGE_PIXELS}")
+
+
 def with_channels(picture: Picture, channels: int | None) -> Picture:
     """Returns the picture in grey (1) or colour (3), or as it is (None).
 

@@ -7,18 +7,29 @@ places, on the disk, it is noted, so that a kill or a loss of power costs no mor
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from licm.assignments import OWN_FILES, Assignment, Output, Skipped, check_output, check_parquet, open_output
-from licm.checks import unknown_name
+from licm.checks import is_out_of_memory, unknown_name
 from licm.confidence import CLEAN, UNKNOWN, Calibration, gather_evidence, read_calibration
 from licm.full_size import TILE_PIXELS, restore_full_size
-from licm.pictures import IMAGE_SUFFIXES, Picture, encode, is_grey, list_images, read_picture, with_channels
+from licm.pictures import (
+    IMAGE_SUFFIXES,
+    Picture,
+    check_pixels,
+    encode,
+    is_grey,
+    list_images,
+    read_picture,
+    with_channels,
+)
 from licm.routing import Router
 from licm.run import Run, load_image_run
 
@@ -166,16 +177,18 @@ def _restore(work: _Work, names: Iterable[str]) -> Iterator[int]:
     pixels = done = 0
 
     def finish_shard() -> None:
-        work.output.note(_restore_shard(work, pictures), skipped)
+        restored, failed = _restore_shard(work, pictures)
+        work.output.note(restored, [*skipped, *failed])
         pictures.clear()
         skipped.clear()
 
     for name in names:
         try:
             pictures[name] = _read(work.base / name, work.run)
-            pixels += pictures[name].pixels[0].size
-        except ValueError as error:
-            skipped.append(_skip(name, str(error).removeprefix(f"{work.base / name}: ")))
+            pixels += _padded_size(pictures[name], work.run)
+        except (ValueError, MemoryError) as error:
+            reason = str(error).removeprefix(f"{work.base / name}: ")
+            skipped.append(_skip(name, reason or "there is not enough memory to read it"))
         done += 1
         if len(pictures) + len(skipped) == SHARD_IMAGES or pixels >= SHARD_PIXELS:
             finish_shard()
@@ -192,41 +205,78 @@ def _read(path: Path, run: Run) -> Picture:
     if channels == 1 and run.config.data.channels is None and not is_grey(picture):
         raise ValueError(f"{path}: expected a grey image, as the run was trained on, got colour")
     try:
+        check_pixels(_padded_size(picture, run), "padded with black to the size of training")
         return with_channels(picture, channels)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _restore_shard(work: _Work, pictures: dict[str, Picture]) -> list[Assignment]:
-    """Restores the images of a shard, those of a size together, and writes them."""
-    run, router = work.run, work.router
+def _padded_size(picture: Picture, run: Run) -> int:
+    """Returns how many pixels an image has where it is padded to D's size, as `restore_full_size` does."""
+    height, width = (max(side, run.discriminator.image_size) for side in picture.pixels.shape[1:])
+    return height * width
+
+
+def _restore_shard(work: _Work, pictures: dict[str, Picture]) -> tuple[list[Assignment], list[Skipped]]:
+    """Restores the images of a shard, those of a size together, or one by one where memory does not suffice."""
     of_size: dict[tuple[int, ...], list[str]] = {}
     for name, picture in pictures.items():
         of_size.setdefault(picture.pixels.shape, []).append(name)
-    found = {}
+    found: dict[str, Assignment] = {}
+    skipped = []
     for names in of_size.values():
-        arrays = [pictures[name].pixels.astype(np.float32) / pictures[name].white for name in names]
-        images = torch.from_numpy(np.stack(arrays)).to(run.device)
-        del arrays
-        scores, winners, restored = restore_full_size(
-            run.experts, run.discriminator, images, router=router, tile_pixels=work.tile_pixels
-        )
-        reasons = [""] * len(names)
-        if work.calibration is not None:
-            evidence = gather_evidence(run, images, scores, winners, restored, tile_pixels=work.tile_pixels)
-            reasons = work.calibration.reasons(evidence)
-        best = scores.topk(min(2, len(scores)), dim=0).values.cpu()
-        for index, (name, winner, reason) in enumerate(zip(names, winners.tolist(), reasons)):
-            picture = pictures[name]
-            if reason in work.kept:
-                work.output.write_image(name, (work.base / name).read_bytes())
-            else:
-                pixels = restored[index].mul(picture.white).round().cpu().numpy().astype(picture.pixels.dtype)
-                work.output.write_image(name, encode(Picture(pixels, picture.format)))
-            score, margin = best[0, index].item(), (best[0] - best[-1])[index].item()
-            rounded = None if router is not None or len(best) == 1 else round(margin, 6)
-            found[name] = Assignment(name, winner, round(score, 6), rounded, reason)
-    return [found[name] for name in pictures]
+        with _memory_may_fail():
+            found |= _restore_alike(work, {name: pictures[name] for name in names})
+        for name in names:
+            if name not in found:
+                with _memory_may_fail():
+                    found |= _restore_alike(work, {name: pictures[name]})
+            if name not in found:
+                skipped.append(_skip(name, "there is not enough memory to restore it"))
+    return [found[name] for name in pictures if name in found], skipped
+
+
+@contextmanager
+def _memory_may_fail() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+
+
+def _restore_alike(work: _Work, pictures: dict[str, Picture]) -> dict[str, Assignment]:
+    """Restores images of one size together, and writes them; what is said of each by its name."""
+    run, router, names = work.run, work.router, list(pictures)
+    arrays = [picture.pixels.astype(np.float32) / picture.white for picture in pictures.values()]
+    images = torch.from_numpy(np.stack(arrays)).to(run.device)
+    del arrays
+    scores, winners, restored = restore_full_size(
+        run.experts, run.discriminator, images, router=router, tile_pixels=work.tile_pixels
+    )
+    reasons = [""] * len(names)
+    if work.calibration is not None:
+        evidence = gather_evidence(run, images, scores, winners, restored, tile_pixels=work.tile_pixels)
+        reasons = work.calibration.reasons(evidence)
+    best = scores.topk(min(2, len(scores)), dim=0).values.cpu()
+    contents = [
+        _content(work, name, pictures[name], image, reason) for name, image, reason in zip(names, restored, reasons)
+    ]
+    found = {}
+    for index, (name, content) in enumerate(zip(names, contents)):
+        work.output.write_image(name, content)
+        score, margin = best[0, index].item(), (best[0] - best[-1])[index].item()
+        rounded = None if router is not None or len(best) == 1 else round(margin, 6)
+        found[name] = Assignment(name, int(winners[index]), round(score, 6), rounded, reasons[index])
+    return found
+
+
+def _content(work: _Work, name: str, picture: Picture, restored: Tensor, reason: str) -> bytes:
+    """Returns what is to be written of an image: as it is where the run abstains from it, else restored."""
+    if reason in work.kept:
+        return (work.base / name).read_bytes()
+    pixels = restored.mul(picture.white).round().cpu().numpy().astype(picture.pixels.dtype)
+    return encode(Picture(pixels, picture.format))
 
 
 def _summary(output: Output, num_experts: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -240,23 +241,25 @@ def test_large_images_make_small_shards(small_run, tmp_path, monkeypatch):
 @pytest.mark.parametrize("parquet", [False, True])
 def test_no_space_left_loses_nothing_that_was_done(small_run, damaged, tmp_path, monkeypatch, parquet):
     monkeypatch.setattr(restoring, "SHARD_IMAGES", 2)
-    real, written = Path.write_bytes, []
+    real, made = assignments.create, []
 
-    def write_bytes(path: Path, content: bytes) -> int:
-        written.append(path)
-        if path.parent.name == UNFINISHED and path.name == "new" and len(written) > 5:
-            real(path, content[:10])
+    def create(path: Path, *mode: str, **options: object) -> IO[bytes]:
+        made.append(path)
+        file = real(path, *mode, **options)
+        if len(made) > 5:
+            file.write(bytes(10))
+            file.close()
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(path, content)
+        return file
 
-    monkeypatch.setattr(assignments.Path, "write_bytes", write_bytes)
+    monkeypatch.setattr(assignments, "create", create)
     more = ["--parquet"] if parquet else []
     line = refused("restore", small_run, damaged, tmp_path / "out", *more)
     kept = [name for name in tree(tmp_path / "out") if not name.startswith(".")]
     assert kept == sorted(NAMES)[: len(kept)]
     assert f"out/{sorted(NAMES)[len(kept)]}' cannot be written: no space left on device; what was restored" in line
     assert 2 <= len(kept) < 7
-    monkeypatch.setattr(assignments.Path, "write_bytes", real)
+    monkeypatch.setattr(assignments, "create", real)
     assert "holds an unfinished restoring: go on with it (--resume)" in refused(
         "restore", small_run, damaged, tmp_path / "out"
     )

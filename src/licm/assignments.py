@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from licm.checkpoint import LOCK, hold
 from licm.reading import read_object
-from licm.writing import move, sync, write_text, writing
+from licm.writing import append_line, create, move, sync, write_text, writing
 
 ASSIGNMENTS, PARQUET, SKIPPED = "assignments.csv", "assignments.parquet", "skipped.csv"
 RESTORING = "restoring.json"
@@ -82,7 +82,8 @@ class Output:
             raise ValueError(f"{str(path)!r} cannot be written: a link leads it out of the folder{_KEPT}")
         with writing(path, _KEPT):
             path.parent.mkdir(parents=True, exist_ok=True)
-            new.write_bytes(content)
+            with create(new) as file:
+                file.write(content)
             os.replace(new, path)
         self._unsynced.add(path)
 
@@ -95,8 +96,8 @@ class Output:
             for folder in {above for image in self._unsynced for above in image.parents}:
                 if folder.is_relative_to(self.folder):
                     sync(folder)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([restored, skipped]) + "\n")
+        append_line(path, json.dumps([restored, skipped]), _KEPT)
+        with writing(path, _KEPT):
             sync(path)
         self._unsynced.clear()
         self.done.update(row.path for rows in (restored, skipped) for row in rows)
@@ -138,7 +139,7 @@ class Output:
         new = self._state / _NEW
         with writing(self.folder / name, _KEPT):
             # names that are not text in this file system's encoding keep their bytes
-            with new.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            with create(new, "t", newline="", encoding="utf-8", errors="surrogateescape") as file:
                 writer = csv.writer(file)
                 writer.writerow(fields)
                 writer.writerows(rows)
@@ -253,7 +254,7 @@ def _write_parquet(path: Path, rows: Iterator[Assignment]) -> None:
 
     kinds = (pyarrow.string(), pyarrow.int32(), pyarrow.float64(), pyarrow.float64(), pyarrow.string())
     schema = pyarrow.schema(list(zip(Assignment._fields, kinds)))
-    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+    with create(path) as file, pyarrow.parquet.ParquetWriter(file, schema) as writer:
         while part := [row for row, _ in zip(rows, range(1 << 16))]:
             named = [row._replace(path=os.fsencode(row.path).decode(errors="backslashreplace")) for row in part]
             writer.write_batch(pyarrow.record_batch([list(column) for column in zip(*named)], schema=schema))

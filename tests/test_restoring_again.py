@@ -192,7 +192,7 @@ def test_parquet(small_run, many, tmp_path, monkeypatch):
     restore_files(small_run, many, tmp_path / "out", parquet=True)
     lines = (tmp_path / "out" / ASSIGNMENTS).read_text().splitlines()
     table = parquet.read_table(tmp_path / "out" / PARQUET)
-    assert table.column_names == lines[0].split(",") == ["path", "expert", "score", "margin", "abstained"]
+    assert table.column_names == lines[0].split(",") == list(assignments.Assignment._fields)
     rows = [",".join(map(str, row.values())) for row in table.to_pylist()]
     assert rows == lines[1:]
     restore_files(small_run, many, tmp_path / "later")

@@ -46,6 +46,9 @@ class Assignment(NamedTuple):
     """By how much the best other expert's score is lower; None where no other was asked."""
     abstained: str = ""
     """Why nothing is claimed of it, "clean" or "unknown" (`licm.confidence`); empty where something is."""
+    confidence: float | None = None
+    """How sure the run is of the winner, in [0, 1] (`licm.confidence`); None where it is not calibrated, where no other
+    was asked, and of an image that a version restored which did not tell."""
 
 
 class Skipped(NamedTuple):
@@ -108,8 +111,9 @@ class Output:
             yield from (row for restored, _ in self._shards() for row in restored)
             return
         try:
-            for path, expert, score, margin, *abstained in _read_rows(self.folder / ASSIGNMENTS):
-                yield Assignment(path, int(expert), float(score), float(margin) if margin else None, *abstained)
+            for path, expert, score, margin, *told in _read_rows(self.folder / ASSIGNMENTS):  # once there was less told
+                abstained, confidence = (*told, "", "")[:2]
+                yield Assignment(path, int(expert), float(score), _number(margin), abstained, _number(confidence))
         except (ValueError, csv.Error):
             raise ValueError(f"{str(self.folder / ASSIGNMENTS)!r} is damaged: restore to another folder") from None
 
@@ -241,6 +245,10 @@ def _cut_journal(path: Path) -> None:
         file.truncate(end)
 
 
+def _number(text: str) -> float | None:
+    return float(text) if text else None
+
+
 def _read_rows(path: Path) -> Iterator[list[str]]:
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = csv.reader(file)
@@ -252,8 +260,8 @@ def _write_parquet(path: Path, rows: Iterator[Assignment]) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    kinds = (pyarrow.string(), pyarrow.int32(), pyarrow.float64(), pyarrow.float64(), pyarrow.string())
-    schema = pyarrow.schema(list(zip(Assignment._fields, kinds)))
+    text, number = pyarrow.string(), pyarrow.float64()
+    schema = pyarrow.schema(list(zip(Assignment._fields, (text, pyarrow.int32(), number, number, text, number))))
     with create(path) as file, pyarrow.parquet.ParquetWriter(file, schema) as writer:
         while part := [row for row, _ in zip(rows, range(1 << 16))]:
             named = [row._replace(path=os.fsencode(row.path).decode(errors="backslashreplace")) for row in part]

@@ -216,8 +216,8 @@ def restore(
     """Restore images of any sizes: each goes through the expert that wins it.
 
     OUT gets every image under its name and in its format, and assignments.csv: path, expert, score, margin, abstained
-    (clean, or unknown: under no mechanism of the run). An image that cannot be restored is named and skipped; the exit
-    status is then 3.
+    (clean, or unknown: under no mechanism of the run), confidence. An image that cannot be restored is named and
+    skipped; the exit status is then 3.
 
     Example: licm restore runs/first damaged/ restored/
     """

@@ -72,8 +72,9 @@ def restore_files(
     For each image the experts compete: each is scored by D's mean over crops, of the size it was trained on, of the
     expert's output. The winner's output is written under the image's own name (its path within `source`), in its
     format, size and depth. At the end `assignments.csv` has a line for each: path, the winning expert, its score, the
-    margin to the best other expert, and whether the run abstains: "clean" for an image that is clean already, "unknown"
-    for one under none of its mechanisms (see `licm.confidence`; empty, with a warning, of a run without calibration).
+    margin to the best other expert, whether the run abstains ("clean" for an image that is clean already, "unknown" for
+    one under none of its mechanisms), and how sure it is of the winner, as `MechanismInverter.predict_proba` says. Of a
+    run without calibration these two are empty, with a warning (see `licm.confidence`).
     An image that cannot be restored is named in a warning and in `skipped.csv`, and the others are restored.
 
     Args:
@@ -258,6 +259,10 @@ def _restore_alike(work: _Work, pictures: dict[str, Picture]) -> dict[str, Assig
     if work.calibration is not None:
         evidence = gather_evidence(run, images, scores, winners, restored, tile_pixels=work.tile_pixels)
         reasons = work.calibration.reasons(evidence)
+    sure: list[float | None] = [None] * len(names)
+    if work.calibration is not None and router is None:
+        shares = work.calibration.confidences(scores).gather(1, winners[:, None])[:, 0]
+        sure = [round(share, 6) for share in shares.tolist()]
     best = scores.topk(min(2, len(scores)), dim=0).values.cpu()
     contents = [
         _content(work, name, pictures[name], image, reason) for name, image, reason in zip(names, restored, reasons)
@@ -267,7 +272,7 @@ def _restore_alike(work: _Work, pictures: dict[str, Picture]) -> dict[str, Assig
         work.output.write_image(name, content)
         score, margin = best[0, index].item(), (best[0] - best[-1])[index].item()
         rounded = None if router is not None or len(best) == 1 else round(margin, 6)
-        found[name] = Assignment(name, int(winners[index]), round(score, 6), rounded, reasons[index])
+        found[name] = Assignment(name, int(winners[index]), round(score, 6), rounded, reasons[index], sure[index])
     return found
 
 

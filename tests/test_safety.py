@@ -109,6 +109,10 @@ def test_a_finished_output_is_not_taken_for_that_of_another_run(small_run, damag
         (tmp_path / "out" / ASSIGNMENTS).write_text(content)
         line = refused("restore", small_run, damaged, tmp_path / "out", "--resume", "--quiet")
         assert "assignments.csv' is damaged: restore to another folder" in line
+    (tmp_path / "out" / ASSIGNMENTS).write_bytes(before[tmp_path / "out" / ASSIGNMENTS])
+    (tmp_path / "out" / SKIPPED).write_text("path,reason\na.png\n")
+    line = refused("restore", small_run, damaged, tmp_path / "out", "--resume", "--quiet")
+    assert "skipped.csv' is damaged: restore to another folder" in line
 
 
 @pytest.mark.parametrize("line", ["[[[1]], []]", "\0\0", "[" * 100_000, "{}"])

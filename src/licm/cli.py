@@ -205,7 +205,7 @@ def restore(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder, or a model of licm models.")],
     source: Annotated[Path, typer.Argument(metavar="IN", help="An image, or a folder of images.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty folder for the restored images.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what was begun in OUT.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on in OUT: also with new or skipped images.")] = False,
     parquet: Annotated[bool, typer.Option("--parquet", help="Write assignments.parquet too (an extra).")] = False,
     routed: Annotated[bool, typer.Option("--routed", help="Ask one expert an image, named by the router.")] = False,
     keep: Annotated[str, typer.Option(help="Of what it abstains from, copy as it is: none, clean, all.")] = "clean",

@@ -81,7 +81,8 @@ def restore_files(
         run_folder: The run.
         source: An image or a folder of images, of any sizes; see `licm.pictures` for kinds.
         out: A folder that is new or empty, and not within `source`; with `resume`, also one that was begun or finished.
-        resume: Go on where a process that was killed or failed has stopped; begin if it has not begun.
+        resume: Go on where a process that was killed or failed has stopped, and with images that are new or were
+            skipped; begin if it has not begun.
         parquet: Write `assignments.parquet` too, which needs pyarrow.
         routed: Ask only the expert that the run's router names for each image: several times faster; no margins.
         keep: Which images that the run abstains from are copied as they are, byte by byte: "clean" for those alone,
@@ -122,17 +123,19 @@ def restore_files(
     names = [name for name in names if name not in refused]
     plan = {"run": _weights(run), "images": str(source.resolve()), "routed": routed, "keep": keep}
     with open_output(out, plan, resume=resume) as output:
-        if output.finished:
+        todo = [name for name in names if name not in output.done]
+        if output.finished and not todo and {row.path for row in output.skipped()} == set(refused):
             logger.info("%r was finished before: nothing is restored anew", str(out))
         else:
+            if output.finished:
+                logger.info("%r was finished before: now %d image(s) that are new or were skipped", str(out), len(todo))
+                output.begin(plan, todo)
             _note_refused(output, refused)
-            todo = [name for name in names if name not in output.done]
             before = len(names) - len(todo)
             work = _Work(run, base, output, router, calibration, KEEP[keep], tile_pixels)
             for done in _restore(work, todo):
                 callback(before + done, len(names))
         output.finish(parquet=parquet)
-        output.finished = True
         return {"out": str(out), **_summary(output, len(run.experts))}
 
 

@@ -168,19 +168,28 @@ def test_odd_names_and_what_is_passed_over(tmp_path):
     for name in [*odd, ".hidden.png", ".thumbnails/a.png", "sub.png/.cache/b.png"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert list_images(tmp_path) == (sorted(odd), {})
+    assert list_images(tmp_path) == (sorted(odd), {}, {})
     assert find_images(tmp_path) == [tmp_path / name for name in sorted(odd)]
+
+
+def test_files_without_an_image_s_name_are_counted_by_suffix(tmp_path):
+    for name in ["a.gif", "b/c.GIF", "b/notes.txt", "README", ".hidden.txt", ".git/config.txt", "d.jfif", "e.JPE"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    listing = list_images(tmp_path)
+    assert listing == (["d.jfif", "e.JPE"], {}, {".gif": 2, "": 1, ".txt": 1})
+    assert list(listing.others) == [".gif", "", ".txt"]
 
 
 def test_links_are_followed_to_files_within_the_folder_only(tmp_path):
     outside, inside = save(tmp_path / "secret" / "a.png", GREY), save(tmp_path / "in" / "real.png", GREY)
     (tmp_path / "in" / "near.png").symlink_to(inside)
-    assert list_images(tmp_path / "in") == (["near.png", "real.png"], {})
+    assert list_images(tmp_path / "in") == (["near.png", "real.png"], {}, {})
     (tmp_path / "again").symlink_to(tmp_path / "in")
-    assert list_images(tmp_path / "again") == (["near.png", "real.png"], {})
+    assert list_images(tmp_path / "again") == (["near.png", "real.png"], {}, {})
     (tmp_path / "in" / "far.png").symlink_to(outside)
     (tmp_path / "in" / "folder").symlink_to(outside.parent)
-    names, refused = list_images(tmp_path / "in")
+    names, refused, _ = list_images(tmp_path / "in")
     assert names == ["near.png", "real.png"]
     assert refused == {
         "folder": "it is a link to a folder, which is not followed",

@@ -88,9 +88,18 @@ def test_one_file_on_the_command_line(small_run, damaged, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert "restored 1 image(s), mean score 0." in done.stdout
     assert tree(tmp_path / "new" / "out") == [ASSIGNMENTS, "c.jpg", RESTORING]
+    for name in ("b/film.GIF", "README"):
+        (damaged / name).touch()
+    (damaged / "odd.\x1b[2J").touch()
     done = licm("restore", small_run, damaged, tmp_path / "second", "--json")
     assert json.loads(done.stdout)["images"] == len(NAMES)
-    assert licm("restore", small_run, damaged, tmp_path / "third", "--quiet").stdout == ""
+    assert json.loads(done.stdout)["passed_over"] == {".gif": 1, ".txt": 1, "": 1, ".\x1b[2j": 1}
+    told = r"without a suffix 1, .\x1b[2j 1, .gif 1, .txt 1"
+    assert done.stderr == f"licm: 4 other file(s) ({told}) passed over\n"
+    for name in ("b/film.GIF", "README", "odd.\x1b[2J"):
+        (damaged / name).unlink()
+    done = licm("restore", small_run, damaged, tmp_path / "third", "--quiet")
+    assert done.stdout == done.stderr == ""
     (tmp_path / "empty").mkdir()
     assert licm("restore", small_run, damaged, tmp_path / "empty", "-q").returncode == 0
     assert tree(tmp_path / "empty") == sorted([*NAMES, ASSIGNMENTS, RESTORING])
@@ -139,7 +148,7 @@ def test_colour(tmp_path, small_run):
 def test_an_unfinished_run_is_named(small_run, damaged, tmp_path):
     text = (small_run / files.CONFIG).read_text()
     (small_run / files.CONFIG).write_text(text.replace("steps: 4", "steps: 9"))
-    done = licm("restore", small_run, damaged, tmp_path / "out")
+    done = licm("restore", small_run, damaged / "a.png", tmp_path / "out")
     assert done.returncode == 0
     assert "licm: warning: run '" in done.stderr
     assert done.stderr.endswith("is unfinished: it stopped at step 4\n")
@@ -153,7 +162,11 @@ def test_what_is_refused_leaves_everything_as_it_was(small_run, damaged, tmp_pat
         "restore", small_run, damaged / "notes.txt", tmp_path / "out"
     )
     (tmp_path / "none").mkdir()
-    assert "got a folder with none" in refused("restore", small_run, tmp_path / "none", tmp_path / "out")
+    assert "got a folder with none\n" in refused("restore", small_run, tmp_path / "none", tmp_path / "out")
+    (tmp_path / "none" / "film.gif").touch()
+    line = refused("restore", small_run, tmp_path / "none", tmp_path / "out")
+    assert line.endswith("got a folder with none, but 1 other file(s) (.gif 1)\n")
+    (tmp_path / "none" / "film.gif").unlink()
     for within in (damaged, damaged / "out", damaged / "b" / ".." / "out"):
         line = refused("restore", small_run, damaged, within)
         assert "choose a folder outside of the images to restore" in line
@@ -178,7 +191,8 @@ def test_images_that_cannot_be_restored_are_named_and_skipped(small_run, damaged
     assert done.stdout.startswith("restored 7 image(s), mean score 0.")
     lines = done.stderr.splitlines()
     assert lines[-1] == f"licm: 4 image(s) could not be restored: {tmp_path / 'out' / SKIPPED} says why"
-    assert [line.split("'")[1] for line in lines[:-1]] == ["b/out.png", "there", "b/gone.png", "z.png"]
+    assert lines[0] == "licm: 1 other file(s) (.txt 1) passed over"
+    assert [line.split("'")[1] for line in lines[1:-1]] == ["b/out.png", "there", "b/gone.png", "z.png"]
     assert "licm: warning: skipped 'b/out.png': it is a link out of the folder, which is not followed" in lines
     assert tree(tmp_path / "out") == sorted([*NAMES, ASSIGNMENTS, SKIPPED, RESTORING])
     with (tmp_path / "out" / SKIPPED).open(newline="") as file:
@@ -253,7 +267,7 @@ def test_no_space_left_loses_nothing_that_was_done(small_run, damaged, tmp_path,
         return file
 
     monkeypatch.setattr(assignments, "create", create)
-    more = ["--parquet"] if parquet else []
+    more = ["-q", *(["--parquet"] if parquet else [])]
     line = refused("restore", small_run, damaged, tmp_path / "out", *more)
     kept = [name for name in tree(tmp_path / "out") if not name.startswith(".")]
     assert kept == sorted(NAMES)[: len(kept)]

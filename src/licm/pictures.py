@@ -8,18 +8,19 @@ a transformed image need not fit the restored one.
 import io
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from licm.reading import check_regular, refuse
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # all that Pillow is asked to try, whatever a file's name
 _KEEPING: dict[str, dict[str, Any]] = {  # what keeps most of an image; the other formats lose nothing anyway
     "JPEG": {"quality": 95, "subsampling": 0},
@@ -186,20 +187,29 @@ def encode(picture: Picture) -> bytes:
     return buffer.getvalue()
 
 
-def list_images(folder: str | Path) -> tuple[list[str], dict[str, str]]:
-    """Lists the images in a folder and its subfolders, by name: the path within the folder, with `/`.
+class Listing(NamedTuple):
+    """What is in a folder and its subfolders; names are paths within the folder, with `/`."""
+
+    names: list[str]
+    """Of the images, in their order."""
+    refused: dict[str, str]
+    """Of links that are not followed, with the reason."""
+    others: dict[str, int]
+    """How many files have no image's name, by suffix in small letters, the most frequent first."""
+
+
+def list_images(folder: str | Path) -> Listing:
+    """Lists the images in a folder and its subfolders.
 
     Hidden files and folders are passed over, and so is what has no image's name. Links are followed if they are to
     files within the folder.
-
-    Returns:
-        The names in their order, and for those of links that are not followed the reason.
 
     Raises:
         ValueError: If a folder cannot be read.
     """
     folder = Path(folder)
-    root, names, refused = os.path.realpath(folder), [], {}
+    root, names, refused = os.path.realpath(folder), list[str](), dict[str, str]()
+    others = Counter[str]()
     walk = os.walk(folder, onerror=lambda error: refuse(getattr(error, "filename", None) or folder, error))
     for at, below, found in walk:
         below[:] = [name for name in below if not name.startswith(".")]
@@ -209,14 +219,17 @@ def list_images(folder: str | Path) -> tuple[list[str], dict[str, str]]:
             if os.path.islink(os.path.join(at, name)):
                 refused[prefix + name] = "it is a link to a folder, which is not followed"
         for name in found:
-            if name.startswith(".") or not name.lower().endswith(IMAGE_SUFFIXES):
+            if name.startswith("."):
+                continue
+            if not name.lower().endswith(IMAGE_SUFFIXES):
+                others[os.path.splitext(name)[1].lower()] += 1
                 continue
             path = os.path.join(at, name)
             if os.path.islink(path) and not os.path.realpath(path).startswith(root + os.sep):
                 refused[prefix + name] = "it is a link out of the folder, which is not followed"
             else:
                 names.append(prefix + name)
-    return sorted(names), refused
+    return Listing(sorted(names), refused, dict(sorted(others.items(), key=lambda item: (-item[1], item[0]))))
 
 
 def find_images(folder: str | Path) -> list[Path]:
@@ -225,7 +238,7 @@ def find_images(folder: str | Path) -> list[Path]:
     Raises:
         ValueError: If a folder cannot be read, there is no image, or there are links that are not followed.
     """
-    names, refused = list_images(folder)
+    names, refused, _ = list_images(folder)
     for name, reason in refused.items():
         raise ValueError(f"{Path(folder, name)}: {reason}: copy what it leads to")
     if not names:

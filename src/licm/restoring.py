@@ -22,6 +22,7 @@ from licm.confidence import CLEAN, UNKNOWN, Calibration, gather_evidence, read_c
 from licm.full_size import TILE_PIXELS, restore_full_size
 from licm.pictures import (
     IMAGE_SUFFIXES,
+    Listing,
     Picture,
     check_pixels,
     encode,
@@ -34,6 +35,8 @@ from licm.routing import Router
 from licm.run import Run, load_image_run
 
 SHARD_IMAGES, SHARD_PIXELS = 128, 1 << 21  # the images of a shard: at most so many, or (but for the last) so large
+
+_TOLD = 10  # suffixes of files that are passed over
 
 KEEP = {"none": (), "clean": (CLEAN,), "all": (CLEAN, UNKNOWN)}
 """Which images that the run abstains from are left as they are."""
@@ -93,7 +96,8 @@ def restore_files(
 
     Returns:
         JSON values: `out`, `images` (how many are restored or kept), `skipped` (how many are not), `wins` (how many by
-        each expert), `mean_score`, None without images, and `abstained` (how many for each reason).
+        each expert), `mean_score`, None without images, `abstained` (how many for each reason), and `passed_over` (how
+        many files without an image's name are in `source`, by suffix).
 
     Raises:
         ValueError: If `out` is taken, in use or within `source`, was begun or finished with another run, source or
@@ -115,9 +119,12 @@ def restore_files(
     if calibration is None:
         logger.warning("warning: run %r is not calibrated: it never abstains (see licm evaluate)", str(run_folder))
     base = source if source.is_dir() else source.parent
-    names, refused = list_images(source) if source.is_dir() else ([source.name], {})
+    names, refused, others = list_images(source) if source.is_dir() else Listing([source.name], {}, {})
     if not names and not refused:
-        raise ValueError(f"{source}: expected images ({' '.join(IMAGE_SUFFIXES)}), got a folder with none")
+        got = f"a folder with none, but {_counted(others)}" if others else "a folder with none"
+        raise ValueError(f"{source}: expected images ({' '.join(IMAGE_SUFFIXES)}), got {got}")
+    if others:
+        logger.info("%s passed over", _counted(others))
     taken = [name for name in names if name.split("/")[0] in OWN_FILES]
     refused |= dict.fromkeys(taken, "its folder has the name of a table that comes beside the images: rename it")
     names = [name for name in names if name not in refused]
@@ -136,7 +143,7 @@ def restore_files(
             for done in _restore(work, todo):
                 callback(before + done, len(names))
         output.finish(parquet=parquet)
-        return {"out": str(out), **_summary(output, len(run.experts))}
+        return {"out": str(out), **_summary(output, len(run.experts)), "passed_over": others}
 
 
 def _check_places(source: Path, out: Path) -> None:
@@ -151,6 +158,13 @@ def _check_places(source: Path, out: Path) -> None:
         raise ValueError(f"{str(out)!r} is a link that leads nowhere: choose a new or empty folder") from None
     if source.is_dir() and real in (place, *place.parents):
         raise ValueError(f"{str(out)!r} is within {str(source)!r}: choose a folder outside of the images to restore")
+
+
+def _counted(others: dict[str, int]) -> str:
+    """Says how many other files there are, and the most frequent suffixes."""
+    told = [f"{suffix or 'without a suffix'} {count}" for suffix, count in others.items()]
+    more = ", ..." if len(told) > _TOLD else ""
+    return f"{sum(others.values())} other file(s) ({', '.join(told[:_TOLD])}{more})"
 
 
 def _weights(run: Run) -> str:

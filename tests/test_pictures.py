@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from licm.pictures import FORMATS, Picture, encode, find_images, is_grey, list_images, read_picture, with_channels
 from licm.sources import load_image_folder
@@ -52,6 +52,26 @@ def test_what_is_written_is_read_again(kind, array, tmp_path):
     assert np.abs(got.pixels.astype(int) - pixels).max() <= (16 if kind == "JPEG" else 0)
     assert len(got.pixels) == (3 if kind == "WEBP" else len(pixels))
     assert is_grey(got) == (array is not COLOUR)
+
+
+@pytest.mark.parametrize("array", [GREY, COLOUR, DEEP])
+@pytest.mark.parametrize("packed", [None, "packbits", "tiff_lzw", "tiff_adobe_deflate", "lzma", "zstd"])
+def test_a_tiff_stays_packed_as_it_was(array, packed, tmp_path):
+    if packed in ("lzma", "zstd") and not features.check("libtiff"):
+        pytest.skip("Pillow comes without libtiff here")
+    picture = read_picture(save(tmp_path / "a.tif", np.tile(array, (20, 20, 1)[: array.ndim]), compression=packed))
+    (tmp_path / "b.tif").write_bytes(encode(picture))
+    again = read_picture(tmp_path / "b.tif")
+    assert again.compression == picture.compression == (packed or "raw")
+    assert np.array_equal(again.pixels, picture.pixels)
+
+
+@pytest.mark.parametrize(("mode", "packed"), [("L", "jpeg"), ("1", "group4")])
+def test_a_tiff_packed_with_loss_or_for_two_levels_is_deflated(mode, packed, tmp_path):
+    Image.fromarray(np.zeros((64, 64), np.uint8)).convert(mode).save(tmp_path / "a.tif", compression=packed)
+    picture = read_picture(tmp_path / "a.tif")
+    assert picture.compression == with_channels(picture, 3).compression == "tiff_adobe_deflate"
+    assert len(encode(picture)) < 64 * 64
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,7 @@ def test_any_and_mixed_sizes_depths_and_turns(small_run, tmp_path):
     draws = np.random.default_rng(0)
     deep, small, photo = (draws.integers(0, n, s) for n, s in ((65536, (40, 31)), (256, (5, 30)), (256, (20, 33))))
     Image.fromarray(deep.astype(np.uint16)).save(folder / "deep.png")
-    Image.fromarray(deep.astype(np.uint16)).save(folder / "deep.tif")
+    Image.fromarray(deep.astype(np.uint16)).save(folder / "deep.tif", compression="tiff_lzw")
     Image.fromarray(small.astype(np.uint8)).save(folder / "small.bmp")
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
@@ -233,6 +233,7 @@ def test_any_and_mixed_sizes_depths_and_turns(small_run, tmp_path):
         got = pixels(tmp_path / "out" / name)
         assert np.abs(got - restored[0, 0].numpy() * white).max() <= (2 if white == 65535 else 1), name
         with Image.open(tmp_path / "out" / name) as new, Image.open(folder / name) as old:
+            assert new.info.get("compression") == old.info.get("compression")
             assert (new.format, new.mode, new.getexif().get(0x0112, 1)) == (old.format, old.mode, 1)
 
 

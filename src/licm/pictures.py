@@ -11,7 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -26,6 +26,7 @@ _KEEPING: dict[str, dict[str, Any]] = {  # what keeps most of an image; the othe
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"lossless": True},
 }
+_LOSSLESS = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "lzma", "zstd")  # of TIFF
 _LAID_ON_BLACK = {"LA": "L", "RGBA": "RGB", "P": "RGB", "L": "L", "1": "L", "RGB": "RGB"}  # what becomes of a mode
 _WHITE_IS_ZERO, _PHOTOMETRIC = 0, 262  # of TIFF
 
@@ -37,10 +38,12 @@ class Picture:
     Attributes:
         pixels: uint8 or uint16 [1, h, w], or uint8 [3, h, w].
         format: What the file is, one of `FORMATS`, whatever its name says.
+        compression: How a TIFF is to be packed, without loss, as Pillow calls it; None of the other formats.
     """
 
     pixels: np.ndarray
     format: str
+    compression: str | None = None
 
     @property
     def white(self) -> int:
@@ -65,7 +68,8 @@ def read_picture(path: str | Path) -> Picture:
 def decode(file: IO[bytes], name: str | Path) -> Picture:
     """Reads an open image file, which errors call `name`; see `read_picture`."""
     with _opened(file, name) as image:
-        return Picture(_pixels(image), "JPEG" if image.format == "MPO" else str(image.format))
+        kind = "JPEG" if image.format == "MPO" else str(image.format)
+        return Picture(_pixels(image), kind, _compression(image) if kind == "TIFF" else None)
 
 
 def measure(path: str | Path) -> tuple[int, int]:
@@ -127,6 +131,12 @@ def _problem_of(image: Image.Image) -> str:
     return ""
 
 
+def _compression(image: Image.Image) -> str:
+    """How a TIFF is packed; deflate in place of what loses (JPEG) or holds two levels alone (fax)."""
+    found = str(image.info.get("compression", "raw"))
+    return found if found in _LOSSLESS else "tiff_adobe_deflate"
+
+
 def _pixels(image: Image.Image) -> np.ndarray:
     """Decodes an image: [c, h, w]."""
     white_is_zero = _is_deep(image) and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
@@ -163,9 +173,9 @@ def with_channels(picture: Picture, channels: int | None) -> Picture:
     if channels == 3:
         if pixels.dtype == np.uint16:
             raise ValueError("expected 8-bit, as in colour 16-bit cannot be written, got 16-bit grey")
-        return Picture(np.repeat(pixels, 3, axis=0), picture.format)
+        return replace(picture, pixels=np.repeat(pixels, 3, axis=0))
     grey = np.array(Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).convert("L"))  # ITU-R 601
-    return Picture(grey[None], picture.format)
+    return replace(picture, pixels=grey[None])
 
 
 def is_grey(picture: Picture) -> bool:
@@ -183,7 +193,8 @@ def encode(picture: Picture) -> bytes:
     buffer, pixels = io.BytesIO(), picture.pixels
     array = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
     image = Image.fromarray(np.ascontiguousarray(array))
-    image.save(buffer, picture.format, **_KEEPING.get(picture.format, {}))
+    packed = {"compression": picture.compression} if picture.compression not in (None, "raw") else {}
+    image.save(buffer, picture.format, **_KEEPING.get(picture.format, {}), **packed)
     return buffer.getvalue()
 
 

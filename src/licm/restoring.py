@@ -8,7 +8,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,13 +123,13 @@ def restore_files(
     if not names and not refused:
         got = f"a folder with none, but {_counted(others)}" if others else "a folder with none"
         raise ValueError(f"{source}: expected images ({' '.join(IMAGE_SUFFIXES)}), got {got}")
-    if others:
-        logger.info("%s passed over", _counted(others))
     taken = [name for name in names if name.split("/")[0] in OWN_FILES]
     refused |= dict.fromkeys(taken, "its folder has the name of a table that comes beside the images: rename it")
     names = [name for name in names if name not in refused]
     plan = {"run": _weights(run), "images": str(source.resolve()), "routed": routed, "keep": keep}
     with open_output(out, plan, resume=resume) as output:
+        if others:
+            logger.info("%s passed over", _counted(others))
         todo = [name for name in names if name not in output.done]
         if output.finished and not todo and {row.path for row in output.skipped()} == set(refused):
             logger.info("%r was finished before: nothing is restored anew", str(out))
@@ -298,7 +298,7 @@ def _content(work: _Work, name: str, picture: Picture, restored: Tensor, reason:
     if reason in work.kept:
         return (work.base / name).read_bytes()
     pixels = restored.mul(picture.white).round().cpu().numpy().astype(picture.pixels.dtype)
-    return encode(Picture(pixels, picture.format))
+    return encode(replace(picture, pixels=pixels))
 
 
 def _summary(output: Output, num_experts: int) -> dict[str, Any]:

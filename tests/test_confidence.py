@@ -1,9 +1,11 @@
 """Confidence and abstention: known answers, on scores made up for it and on the model that comes along."""
 
+import contextlib
 import csv
 import json
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from licm import MechanismInverter
-from licm.assignments import ASSIGNMENTS
+from licm.assignments import ASSIGNMENTS, Assignment, Output, Skipped
 from licm.confidence import (
     CALIBRATION,
     Calibration,
@@ -266,3 +268,59 @@ def test_a_run_resumed_with_another_way_to_keep_is_refused(small_run, tmp_path, 
             restore_files(small_run, tmp_path / "in", tmp_path / "out")
     with pytest.raises(ValueError, match="was begun with another keep, 'clean'"):
         restore_files(small_run, tmp_path / "in", tmp_path / "out", resume=True, keep="all")
+
+
+def test_a_folder_gets_the_confidence_that_the_estimator_tells(small_run, tmp_path):
+    images = (1 - bars(6)).clamp(0, 0.9)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for index, image in enumerate(to_bytes(images)):
+        Image.fromarray(image[0]).save(folder / f"{index}.png")
+
+    def told(name: str) -> list[str]:
+        with (tmp_path / name / ASSIGNMENTS).open(newline="") as file:
+            rows = list(csv.reader(file))
+        assert rows[0] == ["path", "expert", "score", "margin", "abstained", "confidence"]
+        return [row[-1] for row in rows[1:]]
+
+    restore_files(small_run, folder, tmp_path / "out")
+    sure = MechanismInverter.load(small_run).predict_proba(images.mul(255).round() / 255).max(axis=1)
+    np.testing.assert_allclose([float(each) for each in told("out")], sure, atol=1e-4)
+    restore_files(small_run, folder, tmp_path / "routed", routed=True)
+    (small_run / CALIBRATION).unlink()
+    restore_files(small_run, folder, tmp_path / "uncalibrated")
+    assert told("routed") == told("uncalibrated") == [""] * 6
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_an_output_that_a_version_without_confidences_began_is_gone_on_with(small_run, tmp_path, finished, monkeypatch):
+    (tmp_path / "in").mkdir()
+    for index, image in enumerate(to_bytes(bars(3))):
+        Image.fromarray(image[0]).save(tmp_path / "in" / f"{index}.png")
+
+    class Former(NamedTuple):
+        path: str
+        expert: int
+        score: float
+        margin: float | None
+        abstained: str
+
+    def note(output: Output, restored: list[Assignment], skipped: list[Skipped]) -> None:
+        if output.done and not finished:
+            raise KeyboardInterrupt
+        real(output, [Former(*row[:5]) for row in restored], skipped)  # type: ignore[misc]
+
+    real = Output.note
+    monkeypatch.setattr(Output, "note", note)
+    monkeypatch.setattr("licm.restoring.SHARD_IMAGES", 2)
+    with contextlib.nullcontext() if finished else pytest.raises(KeyboardInterrupt):
+        restore_files(small_run, tmp_path / "in", tmp_path / "out")
+    monkeypatch.undo()
+    table = tmp_path / "out" / ASSIGNMENTS
+    if finished:
+        lines = table.read_text().splitlines()
+        table.write_text("".join(line.rpartition(",")[0] + "\n" for line in lines))
+    assert restore_files(small_run, tmp_path / "in", tmp_path / "out", resume=True)["images"] == 3
+    rows = list(Output(tmp_path / "out").restored())
+    assert [row.confidence is None for row in rows] == [True, True, finished]
+    assert {row.abstained for row in rows} <= {"", "clean", "unknown"}

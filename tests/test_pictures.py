@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from licm.pictures import FORMATS, Picture, encode, find_images, is_grey, list_images, read_picture, with_channels
 from licm.sources import load_image_folder
@@ -52,6 +52,26 @@ def test_what_is_written_is_read_again(kind, array, tmp_path):
     assert np.abs(got.pixels.astype(int) - pixels).max() <= (16 if kind == "JPEG" else 0)
     assert len(got.pixels) == (3 if kind == "WEBP" else len(pixels))
     assert is_grey(got) == (array is not COLOUR)
+
+
+@pytest.mark.parametrize("array", [GREY, COLOUR, DEEP])
+@pytest.mark.parametrize("packed", [None, "packbits", "tiff_lzw", "tiff_adobe_deflate", "lzma", "zstd"])
+def test_a_tiff_stays_packed_as_it_was(array, packed, tmp_path):
+    if packed in ("lzma", "zstd") and not features.check("libtiff"):
+        pytest.skip("Pillow comes without libtiff here")
+    picture = read_picture(save(tmp_path / "a.tif", np.tile(array, (20, 20, 1)[: array.ndim]), compression=packed))
+    (tmp_path / "b.tif").write_bytes(encode(picture))
+    again = read_picture(tmp_path / "b.tif")
+    assert again.compression == picture.compression == (packed or "raw")
+    assert np.array_equal(again.pixels, picture.pixels)
+
+
+@pytest.mark.parametrize(("mode", "packed"), [("L", "jpeg"), ("1", "group4")])
+def test_a_tiff_packed_with_loss_or_for_two_levels_is_deflated(mode, packed, tmp_path):
+    Image.fromarray(np.zeros((64, 64), np.uint8)).convert(mode).save(tmp_path / "a.tif", compression=packed)
+    picture = read_picture(tmp_path / "a.tif")
+    assert picture.compression == with_channels(picture, 3).compression == "tiff_adobe_deflate"
+    assert len(encode(picture)) < 64 * 64
 
 
 @pytest.mark.parametrize(
@@ -168,19 +188,28 @@ def test_odd_names_and_what_is_passed_over(tmp_path):
     for name in [*odd, ".hidden.png", ".thumbnails/a.png", "sub.png/.cache/b.png"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert list_images(tmp_path) == (sorted(odd), {})
+    assert list_images(tmp_path) == (sorted(odd), {}, {})
     assert find_images(tmp_path) == [tmp_path / name for name in sorted(odd)]
+
+
+def test_files_without_an_image_s_name_are_counted_by_suffix(tmp_path):
+    for name in ["a.gif", "b/c.GIF", "b/notes.txt", "README", ".hidden.txt", ".git/config.txt", "d.jfif", "e.JPE"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    listing = list_images(tmp_path)
+    assert listing == (["d.jfif", "e.JPE"], {}, {".gif": 2, "": 1, ".txt": 1})
+    assert list(listing.others) == [".gif", "", ".txt"]
 
 
 def test_links_are_followed_to_files_within_the_folder_only(tmp_path):
     outside, inside = save(tmp_path / "secret" / "a.png", GREY), save(tmp_path / "in" / "real.png", GREY)
     (tmp_path / "in" / "near.png").symlink_to(inside)
-    assert list_images(tmp_path / "in") == (["near.png", "real.png"], {})
+    assert list_images(tmp_path / "in") == (["near.png", "real.png"], {}, {})
     (tmp_path / "again").symlink_to(tmp_path / "in")
-    assert list_images(tmp_path / "again") == (["near.png", "real.png"], {})
+    assert list_images(tmp_path / "again") == (["near.png", "real.png"], {}, {})
     (tmp_path / "in" / "far.png").symlink_to(outside)
     (tmp_path / "in" / "folder").symlink_to(outside.parent)
-    names, refused = list_images(tmp_path / "in")
+    names, refused, _ = list_images(tmp_path / "in")
     assert names == ["near.png", "real.png"]
     assert refused == {
         "folder": "it is a link to a folder, which is not followed",

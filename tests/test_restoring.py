@@ -5,6 +5,7 @@ import errno
 import json
 import os
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -87,9 +88,18 @@ def test_one_file_on_the_command_line(small_run, damaged, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert "restored 1 image(s), mean score 0." in done.stdout
     assert tree(tmp_path / "new" / "out") == [ASSIGNMENTS, "c.jpg", RESTORING]
+    for name in ("b/film.GIF", "README"):
+        (damaged / name).touch()
+    (damaged / "odd.\x1b[2J").touch()
     done = licm("restore", small_run, damaged, tmp_path / "second", "--json")
     assert json.loads(done.stdout)["images"] == len(NAMES)
-    assert licm("restore", small_run, damaged, tmp_path / "third", "--quiet").stdout == ""
+    assert json.loads(done.stdout)["passed_over"] == {".gif": 1, ".txt": 1, "": 1, ".\x1b[2j": 1}
+    told = r"without a suffix 1, .\x1b[2j 1, .gif 1, .txt 1"
+    assert done.stderr == f"licm: 4 other file(s) ({told}) passed over\n"
+    for name in ("b/film.GIF", "README", "odd.\x1b[2J"):
+        (damaged / name).unlink()
+    done = licm("restore", small_run, damaged, tmp_path / "third", "--quiet")
+    assert done.stdout == done.stderr == ""
     (tmp_path / "empty").mkdir()
     assert licm("restore", small_run, damaged, tmp_path / "empty", "-q").returncode == 0
     assert tree(tmp_path / "empty") == sorted([*NAMES, ASSIGNMENTS, RESTORING])
@@ -138,7 +148,7 @@ def test_colour(tmp_path, small_run):
 def test_an_unfinished_run_is_named(small_run, damaged, tmp_path):
     text = (small_run / files.CONFIG).read_text()
     (small_run / files.CONFIG).write_text(text.replace("steps: 4", "steps: 9"))
-    done = licm("restore", small_run, damaged, tmp_path / "out")
+    done = licm("restore", small_run, damaged / "a.png", tmp_path / "out")
     assert done.returncode == 0
     assert "licm: warning: run '" in done.stderr
     assert done.stderr.endswith("is unfinished: it stopped at step 4\n")
@@ -152,7 +162,11 @@ def test_what_is_refused_leaves_everything_as_it_was(small_run, damaged, tmp_pat
         "restore", small_run, damaged / "notes.txt", tmp_path / "out"
     )
     (tmp_path / "none").mkdir()
-    assert "got a folder with none" in refused("restore", small_run, tmp_path / "none", tmp_path / "out")
+    assert "got a folder with none\n" in refused("restore", small_run, tmp_path / "none", tmp_path / "out")
+    (tmp_path / "none" / "film.gif").touch()
+    line = refused("restore", small_run, tmp_path / "none", tmp_path / "out")
+    assert line.endswith("got a folder with none, but 1 other file(s) (.gif 1)\n")
+    (tmp_path / "none" / "film.gif").unlink()
     for within in (damaged, damaged / "out", damaged / "b" / ".." / "out"):
         line = refused("restore", small_run, damaged, within)
         assert "choose a folder outside of the images to restore" in line
@@ -177,7 +191,8 @@ def test_images_that_cannot_be_restored_are_named_and_skipped(small_run, damaged
     assert done.stdout.startswith("restored 7 image(s), mean score 0.")
     lines = done.stderr.splitlines()
     assert lines[-1] == f"licm: 4 image(s) could not be restored: {tmp_path / 'out' / SKIPPED} says why"
-    assert [line.split("'")[1] for line in lines[:-1]] == ["b/out.png", "there", "b/gone.png", "z.png"]
+    assert lines[0] == "licm: 1 other file(s) (.txt 1) passed over"
+    assert [line.split("'")[1] for line in lines[1:-1]] == ["b/out.png", "there", "b/gone.png", "z.png"]
     assert "licm: warning: skipped 'b/out.png': it is a link out of the folder, which is not followed" in lines
     assert tree(tmp_path / "out") == sorted([*NAMES, ASSIGNMENTS, SKIPPED, RESTORING])
     with (tmp_path / "out" / SKIPPED).open(newline="") as file:
@@ -197,7 +212,7 @@ def test_any_and_mixed_sizes_depths_and_turns(small_run, tmp_path):
     draws = np.random.default_rng(0)
     deep, small, photo = (draws.integers(0, n, s) for n, s in ((65536, (40, 31)), (256, (5, 30)), (256, (20, 33))))
     Image.fromarray(deep.astype(np.uint16)).save(folder / "deep.png")
-    Image.fromarray(deep.astype(np.uint16)).save(folder / "deep.tif")
+    Image.fromarray(deep.astype(np.uint16)).save(folder / "deep.tif", compression="tiff_lzw")
     Image.fromarray(small.astype(np.uint8)).save(folder / "small.bmp")
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
@@ -218,6 +233,7 @@ def test_any_and_mixed_sizes_depths_and_turns(small_run, tmp_path):
         got = pixels(tmp_path / "out" / name)
         assert np.abs(got - restored[0, 0].numpy() * white).max() <= (2 if white == 65535 else 1), name
         with Image.open(tmp_path / "out" / name) as new, Image.open(folder / name) as old:
+            assert new.info.get("compression") == old.info.get("compression")
             assert (new.format, new.mode, new.getexif().get(0x0112, 1)) == (old.format, old.mode, 1)
 
 
@@ -240,23 +256,25 @@ def test_large_images_make_small_shards(small_run, tmp_path, monkeypatch):
 @pytest.mark.parametrize("parquet", [False, True])
 def test_no_space_left_loses_nothing_that_was_done(small_run, damaged, tmp_path, monkeypatch, parquet):
     monkeypatch.setattr(restoring, "SHARD_IMAGES", 2)
-    real, written = Path.write_bytes, []
+    real, made = assignments.create, []
 
-    def write_bytes(path: Path, content: bytes) -> int:
-        written.append(path)
-        if path.parent.name == UNFINISHED and path.name == "new" and len(written) > 5:
-            real(path, content[:10])
+    def create(path: Path, *mode: str, **options: object) -> IO[bytes]:
+        made.append(path)
+        file = real(path, *mode, **options)
+        if len(made) > 5:
+            file.write(bytes(10))
+            file.close()
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(path, content)
+        return file
 
-    monkeypatch.setattr(assignments.Path, "write_bytes", write_bytes)
-    more = ["--parquet"] if parquet else []
+    monkeypatch.setattr(assignments, "create", create)
+    more = ["-q", *(["--parquet"] if parquet else [])]
     line = refused("restore", small_run, damaged, tmp_path / "out", *more)
     kept = [name for name in tree(tmp_path / "out") if not name.startswith(".")]
     assert kept == sorted(NAMES)[: len(kept)]
     assert f"out/{sorted(NAMES)[len(kept)]}' cannot be written: no space left on device; what was restored" in line
     assert 2 <= len(kept) < 7
-    monkeypatch.setattr(assignments.Path, "write_bytes", real)
+    monkeypatch.setattr(assignments, "create", real)
     assert "holds an unfinished restoring: go on with it (--resume)" in refused(
         "restore", small_run, damaged, tmp_path / "out"
     )
@@ -317,3 +335,48 @@ def test_restoring_by_a_router_that_is_not_there(damaged, tmp_path):
     with pytest.raises(ValueError, match=r"this run has no router: train one with router\.enabled"):
         restore_files(run, damaged, tmp_path / "out", routed=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_image_that_padded_would_fill_the_memory_is_skipped_and_named(small_run, damaged, tmp_path):
+    Image.fromarray(np.zeros((1, 8_000_000), np.uint8)).save(damaged / "thin.png")
+    done = licm("restore", small_run, damaged, tmp_path / "out")
+    assert (done.returncode, len(assigned(tmp_path / "out"))) == (3, len(NAMES))
+    told = "padded with black to the size of training it has 96000000 pixels, more than 89478485"
+    assert f"licm: warning: skipped 'thin.png': {told}\n" in done.stderr
+
+
+def test_padding_counts_in_the_size_of_a_shard(small_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(restoring, "SHARD_PIXELS", 2 * 12 * 100)
+    held = []
+    real = restoring._restore_shard
+    monkeypatch.setattr(
+        restoring, "_restore_shard", lambda work, pictures: (held.append(len(pictures)), real(work, pictures))[1]
+    )
+    (tmp_path / "in").mkdir()
+    for name in "abcd":
+        Image.fromarray(np.zeros((1, 100), np.uint8)).save(tmp_path / "in" / f"{name}.png")
+    restore_files(small_run, tmp_path / "in", tmp_path / "out")
+    assert held == [2, 2]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_where_memory_does_not_suffice_for_a_shard_its_images_go_one_by_one(
+    small_run, damaged, tmp_path, monkeypatch, error
+):
+    restore_files(small_run, damaged, tmp_path / "whole")
+    marked = np.full((12, 12), 255, np.uint8)
+    Image.fromarray(marked).save(damaged / "large.png")
+    real = restoring.restore_full_size
+
+    def restore(bank, discriminator, images, **options):
+        if len(images) > 1 or bool((images == 1).all()):
+            raise error
+        return real(bank, discriminator, images, **options)
+
+    monkeypatch.setattr(restoring, "restore_full_size", restore)
+    done = licm("restore", small_run, damaged, tmp_path / "out")
+    assert done.returncode == 3
+    assert "licm: warning: skipped 'large.png': there is not enough memory to restore it\n" in done.stderr
+    assert [row["path"] for row in assigned(tmp_path / "out")] == sorted(NAMES)
+    for name in NAMES:
+        assert np.abs(pixels(tmp_path / "out" / name).astype(int) - pixels(tmp_path / "whole" / name)).max() <= 1

@@ -114,11 +114,11 @@ def test_a_note_cut_short_is_written_again(small_run, many, whole, tmp_path, sha
     assert images_in(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize("at", ["plan", "tables", "leftovers"])
+@pytest.mark.parametrize("at", ["plan", "tables", "plan.json", "journal.jsonl"])
 def test_a_kill_at_the_beginning_and_at_the_end(small_run, many, whole, tmp_path, at, monkeypatch):
     out = tmp_path / "out"
 
-    def killed(*arguments: object) -> None:
+    def killed(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     if at == "plan":  # the lock is there, the plan is not
@@ -127,7 +127,10 @@ def test_a_kill_at_the_beginning_and_at_the_end(small_run, many, whole, tmp_path
     elif at == "tables":
         monkeypatch.setattr(assignments.Output, "_write_table", killed)
     else:
-        monkeypatch.setattr(Path, "unlink", killed)
+        real = Path.unlink
+        monkeypatch.setattr(
+            Path, "unlink", lambda path, **options: (killed if path.name == at else real)(path, **options)
+        )
     if at != "plan":
         with pytest.raises(KeyboardInterrupt):
             restore_files(small_run, many, out)
@@ -166,6 +169,83 @@ def test_images_that_came_and_went_between(small_run, many, tmp_path, monkeypatc
     assert {path.name for path in images_in(tmp_path / "out")} >= {"000.png", "new.png"}
 
 
+def draw(path: Path) -> Path:
+    Image.fromarray(np.random.default_rng(len(path.name)).integers(0, 256, (12, 12), np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("stop", ["finished", "killed", "killed again"])
+def test_images_that_are_new_or_were_repaired_are_restored_and_no_other(small_run, tmp_path, stop, monkeypatch):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        draw(folder / name)
+    for name in ("c.png", "d.png", "gone.png"):
+        (folder / name).write_bytes(b"damaged")
+
+    def interrupted(name: str) -> None:
+        def killed(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(assignments.Output, name, killed)
+        assert licm("restore", small_run, folder, out, "--resume").returncode == 130
+        monkeypatch.undo()
+
+    if stop == "killed":
+        interrupted("finish")
+    else:
+        assert licm("restore", small_run, folder, out, "--parquet").returncode == 3
+    before = images_in(out)
+    draw(folder / "c.png")
+    draw(folder / "new.png")
+    (folder / "gone.png").unlink()
+    if stop == "killed again":
+        interrupted("finish")
+        table = (out / ASSIGNMENTS).read_text()
+        assert "a.png" in table
+        assert "new.png" not in table
+    done = licm("restore", small_run, folder, out, "--resume", "--json", "--parquet")
+    assert (done.returncode, json.loads(done.stdout)["images"], json.loads(done.stdout)["skipped"]) == (3, 4, 1)
+    assert ("was finished before: now 3 image(s) that are new or were skipped" in done.stderr) == (stop == "finished")
+    assert (out / "skipped.csv").read_text().splitlines()[1].startswith("d.png,")
+    lines = (out / ASSIGNMENTS).read_text().splitlines()
+    assert sorted(line.split(",")[0] for line in lines[1:]) == ["a.png", "b.png", "c.png", "new.png"]
+    assert pytest.importorskip("pyarrow.parquet").read_table(out / PARQUET).num_rows == 4
+    draw(folder / "d.png")
+    assert licm("restore", small_run, folder, out, "--resume").returncode == 0
+    assert not (out / "skipped.csv").exists()
+    after = images_in(out)
+    assert len(after) == 5
+    assert {path: after[path] for path in before} == before
+    assert licm("restore", small_run, folder, out, "--resume", "-q").returncode == 0
+    assert images_in(out) == after
+    restore_files(small_run, folder, tmp_path / "at once")
+    whole = contents(tmp_path / "at once")
+    assert {name: content for name, content in contents(out).items() if name.endswith("png")} == {
+        name: content for name, content in whole.items() if name.endswith("png")
+    }
+
+
+def test_what_lies_where_a_new_image_would_come_is_not_overwritten(small_run, tmp_path):
+    (tmp_path / "in").mkdir()
+    draw(tmp_path / "in" / "a.png")
+    restore_files(small_run, tmp_path / "in", tmp_path / "out")
+    draw(tmp_path / "in" / "mine.png")
+    (tmp_path / "out" / "mine.png").write_text("precious")
+    before = contents(tmp_path / "out")
+    line = refused("restore", small_run, tmp_path / "in", tmp_path / "out", "--resume", "-q")
+    assert "out/mine.png' is there, and was not restored here: move it away" in line
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_table_of_somebody_else_is_not_taken_for_an_end(small_run, many, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ASSIGNMENTS).write_text("path,expert,score,margin\n")
+    line = refused("restore", small_run, many, tmp_path / "out", "--resume")
+    assert f"{ASSIGNMENTS}' was not left by a restoring, whose restoring.json is beside it: choose a new" in line
+    assert os.listdir(tmp_path / "out") == [ASSIGNMENTS]
+
+
 def _hold(folder: Path, held, over) -> None:  # type: ignore[no-untyped-def]
     with hold(folder):
         held.set()
@@ -189,10 +269,11 @@ def test_two_writers_into_one_output(small_run, many, tmp_path):
 
 def test_parquet(small_run, many, tmp_path, monkeypatch):
     parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(assignments, "_ROWS", 100)
     restore_files(small_run, many, tmp_path / "out", parquet=True)
     lines = (tmp_path / "out" / ASSIGNMENTS).read_text().splitlines()
     table = parquet.read_table(tmp_path / "out" / PARQUET)
-    assert table.column_names == lines[0].split(",") == ["path", "expert", "score", "margin", "abstained"]
+    assert table.column_names == lines[0].split(",") == list(assignments.Assignment._fields)
     rows = [",".join(map(str, row.values())) for row in table.to_pylist()]
     assert rows == lines[1:]
     restore_files(small_run, many, tmp_path / "later")

@@ -109,6 +109,10 @@ def test_a_finished_output_is_not_taken_for_that_of_another_run(small_run, damag
         (tmp_path / "out" / ASSIGNMENTS).write_text(content)
         line = refused("restore", small_run, damaged, tmp_path / "out", "--resume", "--quiet")
         assert "assignments.csv' is damaged: restore to another folder" in line
+    (tmp_path / "out" / ASSIGNMENTS).write_bytes(before[tmp_path / "out" / ASSIGNMENTS])
+    (tmp_path / "out" / SKIPPED).write_text("path,reason\na.png\n")
+    line = refused("restore", small_run, damaged, tmp_path / "out", "--resume", "--quiet")
+    assert "skipped.csv' is damaged: restore to another folder" in line
 
 
 @pytest.mark.parametrize("line", ["[[[1]], []]", "\0\0", "[" * 100_000, "{}"])
@@ -144,6 +148,38 @@ def test_a_shard_is_noted_when_its_images_would_survive_a_loss_of_power(small_ru
     before = len(synced)
     write_text(tmp_path / "text", "text")
     assert len(synced) == before + 2, "the file, and its name in the folder"
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_link_under_the_name_that_a_file_has_while_it_is_written(small_run, damaged, tmp_path, hard, monkeypatch):
+    def link(path: Path) -> None:
+        path.hardlink_to(precious) if hard else path.symlink_to(precious)
+
+    def note(output: assignments.Output, *rows: object) -> None:
+        for name in (f"{RESTORING}.new", f"{UNFINISHED}/new"):
+            link(output.folder / name)
+        real(output, *rows)
+
+    precious, real = tmp_path / "precious", assignments.Output.note
+    precious.write_text("mine")
+    for name in ("description.json.new", f"{files.CHECKPOINT}.new", f"{files.PREVIOUS}.new"):
+        link(small_run / name)
+    assert licm("describe", small_run).returncode == 0
+    files.save_checkpoint(small_run, *files.load_checkpoint(small_run))
+    monkeypatch.setattr(assignments.Output, "note", note)
+    assert licm("restore", small_run, damaged, tmp_path / "out").returncode == 0
+    assert precious.read_text() == "mine"
+    assert not list(tmp_path.rglob("*.new"))
+    assert json.loads((tmp_path / "out" / RESTORING).read_text())["routed"] is False
+    assert load_run(small_run).step == 4
+
+
+def test_a_history_that_is_a_link_is_not_written_through(tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / files.HISTORY).symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match=r"history.jsonl' cannot be written: it is a link, which nothing here makes"):
+        files.append_history(tmp_path, {"kind": "step", "step": 1})
+    assert (tmp_path / "precious").read_text() == "mine"
 
 
 # What is printed

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from licm.config import Config, from_yaml, to_yaml
 from licm.shipped import hint
-from licm.writing import move, sync, write_text, writing
+from licm.writing import append_line, move, sync, write_text, writing
 
 FORMAT = 2  # 2: forward networks
 CONFIG, RUN, HISTORY = "config.yaml", "run.json", "history.jsonl"
@@ -179,6 +179,7 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[
         try:
             whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             text = json.dumps(state)
+            new.unlink(missing_ok=True)  # a link under this name would be written through
             save_file(whole, new, metadata={"state": text, "crc32": _crc32(whole, text)})
             umask = os.umask(0o077)
             os.umask(umask)
@@ -257,9 +258,7 @@ def _crc32(tensors: Mapping[str, Tensor], state: str) -> str:
 
 def append_history(folder: Path, record: Mapping[str, Any]) -> None:
     """Adds one record to the history; raises `OSError` if it cannot be written."""
-    path = folder / HISTORY
-    with writing(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    append_line(folder / HISTORY, json.dumps(record))
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:

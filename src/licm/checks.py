@@ -3,6 +3,7 @@
 Each check names the argument, what was expected, what came and, for names, the nearest valid one.
 """
 
+import re
 from collections.abc import Collection
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,6 +13,16 @@ KINDS = ("vectors", "signals", "images")
 """What examples are called by `dims`, the number of axes along which they extend."""
 LAYOUTS = ("[n, d]", "[n, c, t]", "[n, c, h, w]")
 """How a batch of each kind is laid out; d counts as channels of examples that have no extent."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice, in Python's words or in torch's.
+
+    >>> is_out_of_memory(RuntimeError("CUDA out of memory")), is_out_of_memory(RuntimeError("device lost"))
+    (True, False)
+    """
+    told = isinstance(error, RuntimeError) and re.search("allocate memory|out of memory", str(error))
+    return isinstance(error, MemoryError) or bool(told)
 
 
 def unknown_name(kind: str, name: object, valid: Collection[str]) -> str:

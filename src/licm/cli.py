@@ -205,7 +205,7 @@ def restore(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder, or a model of licm models.")],
     source: Annotated[Path, typer.Argument(metavar="IN", help="An image, or a folder of images.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty folder for the restored images.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what was begun in OUT.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on in OUT: also with new or skipped images.")] = False,
     parquet: Annotated[bool, typer.Option("--parquet", help="Write assignments.parquet too (an extra).")] = False,
     routed: Annotated[bool, typer.Option("--routed", help="Ask one expert an image, named by the router.")] = False,
     keep: Annotated[str, typer.Option(help="Of what it abstains from, copy as it is: none, clean, all.")] = "clean",
@@ -216,8 +216,8 @@ def restore(
     """Restore images of any sizes: each goes through the expert that wins it.
 
     OUT gets every image under its name and in its format, and assignments.csv: path, expert, score, margin, abstained
-    (clean, or unknown: under no mechanism of the run). An image that cannot be restored is named and skipped; the exit
-    status is then 3.
+    (clean, or unknown: under no mechanism of the run), confidence. An image that cannot be restored is named and
+    skipped; the exit status is then 3.
 
     Example: licm restore runs/first damaged/ restored/
     """

@@ -3,13 +3,12 @@
 import io
 import logging
 import os
-import re
 import sys
 from typing import Any, NoReturn
 
 import typer
 
-_NO_MEMORY = "allocate memory|out of memory"  # how torch says it
+from licm.checks import is_out_of_memory
 
 
 def log(*, quiet: bool = False) -> None:
@@ -61,7 +60,7 @@ def run_app(app: typer.Typer) -> NoReturn:
         if isinstance(error, OSError) and error.strerror:
             place = f"{str(error.filename)!r}: " if error.filename else ""
             fail(f"licm: error: {place}{error.strerror.lower()}")
-        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search(_NO_MEMORY, str(error))):
+        if is_out_of_memory(error):
             fail("licm: error: not enough memory; take smaller images, or fewer or narrower experts")
         if isinstance(error, ValueError | TypeError | OSError):
             fail(f"licm: error: {_one_line(error)}")

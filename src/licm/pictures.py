@@ -8,23 +8,25 @@ a transformed image need not fit the restored one.
 import io
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from licm.reading import check_regular, refuse
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # all that Pillow is asked to try, whatever a file's name
 _KEEPING: dict[str, dict[str, Any]] = {  # what keeps most of an image; the other formats lose nothing anyway
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"lossless": True},
 }
+_LOSSLESS = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "lzma", "zstd")  # of TIFF
 _LAID_ON_BLACK = {"LA": "L", "RGBA": "RGB", "P": "RGB", "L": "L", "1": "L", "RGB": "RGB"}  # what becomes of a mode
 _WHITE_IS_ZERO, _PHOTOMETRIC = 0, 262  # of TIFF
 
@@ -36,10 +38,12 @@ class Picture:
     Attributes:
         pixels: uint8 or uint16 [1, h, w], or uint8 [3, h, w].
         format: What the file is, one of `FORMATS`, whatever its name says.
+        compression: How a TIFF is to be packed, without loss, as Pillow calls it; None of the other formats.
     """
 
     pixels: np.ndarray
     format: str
+    compression: str | None = None
 
     @property
     def white(self) -> int:
@@ -64,7 +68,8 @@ def read_picture(path: str | Path) -> Picture:
 def decode(file: IO[bytes], name: str | Path) -> Picture:
     """Reads an open image file, which errors call `name`; see `read_picture`."""
     with _opened(file, name) as image:
-        return Picture(_pixels(image), "JPEG" if image.format == "MPO" else str(image.format))
+        kind = "JPEG" if image.format == "MPO" else str(image.format)
+        return Picture(_pixels(image), kind, _compression(image) if kind == "TIFF" else None)
 
 
 def measure(path: str | Path) -> tuple[int, int]:
@@ -126,6 +131,12 @@ def _problem_of(image: Image.Image) -> str:
     return ""
 
 
+def _compression(image: Image.Image) -> str:
+    """How a TIFF is packed; deflate in place of what loses (JPEG) or holds two levels alone (fax)."""
+    found = str(image.info.get("compression", "raw"))
+    return found if found in _LOSSLESS else "tiff_adobe_deflate"
+
+
 def _pixels(image: Image.Image) -> np.ndarray:
     """Decodes an image: [c, h, w]."""
     white_is_zero = _is_deep(image) and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
@@ -144,6 +155,12 @@ def _pixels(image: Image.Image) -> np.ndarray:
     return array[None] if mode == "L" else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
+def check_pixels(count: int, state: str) -> None:
+    """Raises a `ValueError` if an image in this state has more pixels than one may have in a file."""
+    if Image.MAX_IMAGE_PIXELS is not None and count > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(f"{state} it has {count} pixels, more than {Image.MAX_IMAGE_PIXELS}")
+
+
 def with_channels(picture: Picture, channels: int | None) -> Picture:
     """Returns the picture in grey (1) or colour (3), or as it is (None).
 
@@ -156,9 +173,9 @@ def with_channels(picture: Picture, channels: int | None) -> Picture:
     if channels == 3:
         if pixels.dtype == np.uint16:
             raise ValueError("expected 8-bit, as in colour 16-bit cannot be written, got 16-bit grey")
-        return Picture(np.repeat(pixels, 3, axis=0), picture.format)
+        return replace(picture, pixels=np.repeat(pixels, 3, axis=0))
     grey = np.array(Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).convert("L"))  # ITU-R 601
-    return Picture(grey[None], picture.format)
+    return replace(picture, pixels=grey[None])
 
 
 def is_grey(picture: Picture) -> bool:
@@ -176,24 +193,34 @@ def encode(picture: Picture) -> bytes:
     buffer, pixels = io.BytesIO(), picture.pixels
     array = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
     image = Image.fromarray(np.ascontiguousarray(array))
-    image.save(buffer, picture.format, **_KEEPING.get(picture.format, {}))
+    packed = {"compression": picture.compression} if picture.compression not in (None, "raw") else {}
+    image.save(buffer, picture.format, **_KEEPING.get(picture.format, {}), **packed)
     return buffer.getvalue()
 
 
-def list_images(folder: str | Path) -> tuple[list[str], dict[str, str]]:
-    """Lists the images in a folder and its subfolders, by name: the path within the folder, with `/`.
+class Listing(NamedTuple):
+    """What is in a folder and its subfolders; names are paths within the folder, with `/`."""
+
+    names: list[str]
+    """Of the images, in their order."""
+    refused: dict[str, str]
+    """Of links that are not followed, with the reason."""
+    others: dict[str, int]
+    """How many files have no image's name, by suffix in small letters, the most frequent first."""
+
+
+def list_images(folder: str | Path) -> Listing:
+    """Lists the images in a folder and its subfolders.
 
     Hidden files and folders are passed over, and so is what has no image's name. Links are followed if they are to
     files within the folder.
-
-    Returns:
-        The names in their order, and for those of links that are not followed the reason.
 
     Raises:
         ValueError: If a folder cannot be read.
     """
     folder = Path(folder)
-    root, names, refused = os.path.realpath(folder), [], {}
+    root, names, refused = os.path.realpath(folder), list[str](), dict[str, str]()
+    others = Counter[str]()
     walk = os.walk(folder, onerror=lambda error: refuse(getattr(error, "filename", None) or folder, error))
     for at, below, found in walk:
         below[:] = [name for name in below if not name.startswith(".")]
@@ -203,14 +230,17 @@ def list_images(folder: str | Path) -> tuple[list[str], dict[str, str]]:
             if os.path.islink(os.path.join(at, name)):
                 refused[prefix + name] = "it is a link to a folder, which is not followed"
         for name in found:
-            if name.startswith(".") or not name.lower().endswith(IMAGE_SUFFIXES):
+            if name.startswith("."):
+                continue
+            if not name.lower().endswith(IMAGE_SUFFIXES):
+                others[os.path.splitext(name)[1].lower()] += 1
                 continue
             path = os.path.join(at, name)
             if os.path.islink(path) and not os.path.realpath(path).startswith(root + os.sep):
                 refused[prefix + name] = "it is a link out of the folder, which is not followed"
             else:
                 names.append(prefix + name)
-    return sorted(names), refused
+    return Listing(sorted(names), refused, dict(sorted(others.items(), key=lambda item: (-item[1], item[0]))))
 
 
 def find_images(folder: str | Path) -> list[Path]:
@@ -219,7 +249,7 @@ def find_images(folder: str | Path) -> list[Path]:
     Raises:
         ValueError: If a folder cannot be read, there is no image, or there are links that are not followed.
     """
-    names, refused = list_images(folder)
+    names, refused, _ = list_images(folder)
     for name, reason in refused.items():
         raise ValueError(f"{Path(folder, name)}: {reason}: copy what it leads to")
     if not names:

@@ -37,6 +37,8 @@ def refuse(name: str | Path, error: Exception) -> NoReturn:
     """Raises the one-line `ValueError` for a file or folder that cannot be read."""
     if isinstance(error, OSError) and error.strerror:
         reason = error.strerror.lower()
+    elif isinstance(error, MemoryError):
+        reason = "there is not enough memory"
     else:
         reason = f"damaged, or not of the kind expected ({' '.join(str(error).split()) or type(error).__name__})"
     raise ValueError(f"{name}: cannot be read: {reason}") from error

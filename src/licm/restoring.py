@@ -7,22 +7,36 @@ places, on the disk, it is noted, so that a kill or a loss of power costs no mor
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from licm.assignments import OWN_FILES, Assignment, Output, Skipped, check_output, check_parquet, open_output
-from licm.checks import unknown_name
+from licm.checks import is_out_of_memory, unknown_name
 from licm.confidence import CLEAN, UNKNOWN, Calibration, gather_evidence, read_calibration
 from licm.full_size import TILE_PIXELS, restore_full_size
-from licm.pictures import IMAGE_SUFFIXES, Picture, encode, is_grey, list_images, read_picture, with_channels
+from licm.pictures import (
+    IMAGE_SUFFIXES,
+    Listing,
+    Picture,
+    check_pixels,
+    encode,
+    is_grey,
+    list_images,
+    read_picture,
+    with_channels,
+)
 from licm.routing import Router
 from licm.run import Run, load_image_run
 
 SHARD_IMAGES, SHARD_PIXELS = 128, 1 << 21  # the images of a shard: at most so many, or (but for the last) so large
+
+_TOLD = 10  # suffixes of files that are passed over
 
 KEEP = {"none": (), "clean": (CLEAN,), "all": (CLEAN, UNKNOWN)}
 """Which images that the run abstains from are left as they are."""
@@ -61,15 +75,17 @@ def restore_files(
     For each image the experts compete: each is scored by D's mean over crops, of the size it was trained on, of the
     expert's output. The winner's output is written under the image's own name (its path within `source`), in its
     format, size and depth. At the end `assignments.csv` has a line for each: path, the winning expert, its score, the
-    margin to the best other expert, and whether the run abstains: "clean" for an image that is clean already, "unknown"
-    for one under none of its mechanisms (see `licm.confidence`; empty, with a warning, of a run without calibration).
+    margin to the best other expert, whether the run abstains ("clean" for an image that is clean already, "unknown" for
+    one under none of its mechanisms), and how sure it is of the winner, as `MechanismInverter.predict_proba` says. Of a
+    run without calibration these two are empty, with a warning (see `licm.confidence`).
     An image that cannot be restored is named in a warning and in `skipped.csv`, and the others are restored.
 
     Args:
         run_folder: The run.
         source: An image or a folder of images, of any sizes; see `licm.pictures` for kinds.
         out: A folder that is new or empty, and not within `source`; with `resume`, also one that was begun or finished.
-        resume: Go on where a process that was killed or failed has stopped; begin if it has not begun.
+        resume: Go on where a process that was killed or failed has stopped, and with images that are new or were
+            skipped; begin if it has not begun.
         parquet: Write `assignments.parquet` too, which needs pyarrow.
         routed: Ask only the expert that the run's router names for each image: several times faster; no margins.
         keep: Which images that the run abstains from are copied as they are, byte by byte: "clean" for those alone,
@@ -80,7 +96,8 @@ def restore_files(
 
     Returns:
         JSON values: `out`, `images` (how many are restored or kept), `skipped` (how many are not), `wins` (how many by
-        each expert), `mean_score`, None without images, and `abstained` (how many for each reason).
+        each expert), `mean_score`, None without images, `abstained` (how many for each reason), and `passed_over` (how
+        many files without an image's name are in `source`, by suffix).
 
     Raises:
         ValueError: If `out` is taken, in use or within `source`, was begun or finished with another run, source or
@@ -102,26 +119,31 @@ def restore_files(
     if calibration is None:
         logger.warning("warning: run %r is not calibrated: it never abstains (see licm evaluate)", str(run_folder))
     base = source if source.is_dir() else source.parent
-    names, refused = list_images(source) if source.is_dir() else ([source.name], {})
+    names, refused, others = list_images(source) if source.is_dir() else Listing([source.name], {}, {})
     if not names and not refused:
-        raise ValueError(f"{source}: expected images ({' '.join(IMAGE_SUFFIXES)}), got a folder with none")
+        got = f"a folder with none, but {_counted(others)}" if others else "a folder with none"
+        raise ValueError(f"{source}: expected images ({' '.join(IMAGE_SUFFIXES)}), got {got}")
     taken = [name for name in names if name.split("/")[0] in OWN_FILES]
     refused |= dict.fromkeys(taken, "its folder has the name of a table that comes beside the images: rename it")
     names = [name for name in names if name not in refused]
     plan = {"run": _weights(run), "images": str(source.resolve()), "routed": routed, "keep": keep}
     with open_output(out, plan, resume=resume) as output:
-        if output.finished:
+        if others:
+            logger.info("%s passed over", _counted(others))
+        todo = [name for name in names if name not in output.done]
+        if output.finished and not todo and {row.path for row in output.skipped()} == set(refused):
             logger.info("%r was finished before: nothing is restored anew", str(out))
         else:
+            if output.finished:
+                logger.info("%r was finished before: now %d image(s) that are new or were skipped", str(out), len(todo))
+                output.begin(plan, todo)
             _note_refused(output, refused)
-            todo = [name for name in names if name not in output.done]
             before = len(names) - len(todo)
             work = _Work(run, base, output, router, calibration, KEEP[keep], tile_pixels)
             for done in _restore(work, todo):
                 callback(before + done, len(names))
         output.finish(parquet=parquet)
-        output.finished = True
-        return {"out": str(out), **_summary(output, len(run.experts))}
+        return {"out": str(out), **_summary(output, len(run.experts)), "passed_over": others}
 
 
 def _check_places(source: Path, out: Path) -> None:
@@ -136,6 +158,13 @@ def _check_places(source: Path, out: Path) -> None:
         raise ValueError(f"{str(out)!r} is a link that leads nowhere: choose a new or empty folder") from None
     if source.is_dir() and real in (place, *place.parents):
         raise ValueError(f"{str(out)!r} is within {str(source)!r}: choose a folder outside of the images to restore")
+
+
+def _counted(others: dict[str, int]) -> str:
+    """Says how many other files there are, and the most frequent suffixes."""
+    told = [f"{suffix or 'without a suffix'} {count}" for suffix, count in others.items()]
+    more = ", ..." if len(told) > _TOLD else ""
+    return f"{sum(others.values())} other file(s) ({', '.join(told[:_TOLD])}{more})"
 
 
 def _weights(run: Run) -> str:
@@ -166,16 +195,18 @@ def _restore(work: _Work, names: Iterable[str]) -> Iterator[int]:
     pixels = done = 0
 
     def finish_shard() -> None:
-        work.output.note(_restore_shard(work, pictures), skipped)
+        restored, failed = _restore_shard(work, pictures)
+        work.output.note(restored, [*skipped, *failed])
         pictures.clear()
         skipped.clear()
 
     for name in names:
         try:
             pictures[name] = _read(work.base / name, work.run)
-            pixels += pictures[name].pixels[0].size
-        except ValueError as error:
-            skipped.append(_skip(name, str(error).removeprefix(f"{work.base / name}: ")))
+            pixels += _padded_size(pictures[name], work.run)
+        except (ValueError, MemoryError) as error:
+            reason = str(error).removeprefix(f"{work.base / name}: ")
+            skipped.append(_skip(name, reason or "there is not enough memory to read it"))
         done += 1
         if len(pictures) + len(skipped) == SHARD_IMAGES or pixels >= SHARD_PIXELS:
             finish_shard()
@@ -192,41 +223,82 @@ def _read(path: Path, run: Run) -> Picture:
     if channels == 1 and run.config.data.channels is None and not is_grey(picture):
         raise ValueError(f"{path}: expected a grey image, as the run was trained on, got colour")
     try:
+        check_pixels(_padded_size(picture, run), "padded with black to the size of training")
         return with_channels(picture, channels)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _restore_shard(work: _Work, pictures: dict[str, Picture]) -> list[Assignment]:
-    """Restores the images of a shard, those of a size together, and writes them."""
-    run, router = work.run, work.router
+def _padded_size(picture: Picture, run: Run) -> int:
+    """Returns how many pixels an image has where it is padded to D's size, as `restore_full_size` does."""
+    height, width = (max(side, run.discriminator.image_size) for side in picture.pixels.shape[1:])
+    return height * width
+
+
+def _restore_shard(work: _Work, pictures: dict[str, Picture]) -> tuple[list[Assignment], list[Skipped]]:
+    """Restores the images of a shard, those of a size together, or one by one where memory does not suffice."""
     of_size: dict[tuple[int, ...], list[str]] = {}
     for name, picture in pictures.items():
         of_size.setdefault(picture.pixels.shape, []).append(name)
-    found = {}
+    found: dict[str, Assignment] = {}
+    skipped = []
     for names in of_size.values():
-        arrays = [pictures[name].pixels.astype(np.float32) / pictures[name].white for name in names]
-        images = torch.from_numpy(np.stack(arrays)).to(run.device)
-        del arrays
-        scores, winners, restored = restore_full_size(
-            run.experts, run.discriminator, images, router=router, tile_pixels=work.tile_pixels
-        )
-        reasons = [""] * len(names)
-        if work.calibration is not None:
-            evidence = gather_evidence(run, images, scores, winners, restored, tile_pixels=work.tile_pixels)
-            reasons = work.calibration.reasons(evidence)
-        best = scores.topk(min(2, len(scores)), dim=0).values.cpu()
-        for index, (name, winner, reason) in enumerate(zip(names, winners.tolist(), reasons)):
-            picture = pictures[name]
-            if reason in work.kept:
-                work.output.write_image(name, (work.base / name).read_bytes())
-            else:
-                pixels = restored[index].mul(picture.white).round().cpu().numpy().astype(picture.pixels.dtype)
-                work.output.write_image(name, encode(Picture(pixels, picture.format)))
-            score, margin = best[0, index].item(), (best[0] - best[-1])[index].item()
-            rounded = None if router is not None or len(best) == 1 else round(margin, 6)
-            found[name] = Assignment(name, winner, round(score, 6), rounded, reason)
-    return [found[name] for name in pictures]
+        with _memory_may_fail():
+            found |= _restore_alike(work, {name: pictures[name] for name in names})
+        for name in names:
+            if name not in found:
+                with _memory_may_fail():
+                    found |= _restore_alike(work, {name: pictures[name]})
+            if name not in found:
+                skipped.append(_skip(name, "there is not enough memory to restore it"))
+    return [found[name] for name in pictures if name in found], skipped
+
+
+@contextmanager
+def _memory_may_fail() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+
+
+def _restore_alike(work: _Work, pictures: dict[str, Picture]) -> dict[str, Assignment]:
+    """Restores images of one size together, and writes them; what is said of each by its name."""
+    run, router, names = work.run, work.router, list(pictures)
+    arrays = [picture.pixels.astype(np.float32) / picture.white for picture in pictures.values()]
+    images = torch.from_numpy(np.stack(arrays)).to(run.device)
+    del arrays
+    scores, winners, restored = restore_full_size(
+        run.experts, run.discriminator, images, router=router, tile_pixels=work.tile_pixels
+    )
+    reasons = [""] * len(names)
+    if work.calibration is not None:
+        evidence = gather_evidence(run, images, scores, winners, restored, tile_pixels=work.tile_pixels)
+        reasons = work.calibration.reasons(evidence)
+    sure: list[float | None] = [None] * len(names)
+    if work.calibration is not None and router is None:
+        shares = work.calibration.confidences(scores).gather(1, winners[:, None])[:, 0]
+        sure = [round(share, 6) for share in shares.tolist()]
+    best = scores.topk(min(2, len(scores)), dim=0).values.cpu()
+    contents = [
+        _content(work, name, pictures[name], image, reason) for name, image, reason in zip(names, restored, reasons)
+    ]
+    found = {}
+    for index, (name, content) in enumerate(zip(names, contents)):
+        work.output.write_image(name, content)
+        score, margin = best[0, index].item(), (best[0] - best[-1])[index].item()
+        rounded = None if router is not None or len(best) == 1 else round(margin, 6)
+        found[name] = Assignment(name, int(winners[index]), round(score, 6), rounded, reasons[index], sure[index])
+    return found
+
+
+def _content(work: _Work, name: str, picture: Picture, restored: Tensor, reason: str) -> bytes:
+    """Returns what is to be written of an image: as it is where the run abstains from it, else restored."""
+    if reason in work.kept:
+        return (work.base / name).read_bytes()
+    pixels = restored.mul(picture.white).round().cpu().numpy().astype(picture.pixels.dtype)
+    return encode(replace(picture, pixels=pixels))
 
 
 def _summary(output: Output, num_experts: int) -> dict[str, Any]:

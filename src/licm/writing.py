@@ -1,5 +1,6 @@
-"""Files written whole or not at all, and the wording of the errors when they cannot be."""
+"""Files written whole or not at all, never through a link, and the wording of the errors when they cannot be."""
 
+import errno
 import os
 import re
 import shutil
@@ -7,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
 from safetensors import SafetensorError
 
@@ -32,11 +34,36 @@ def write_bytes(path: Path, content: bytes) -> None:
     new = path.with_name(path.name + ".new")
     with writing(path):
         try:
-            new.write_bytes(content)
+            with create(new) as file:
+                file.write(content)
             move(new, path)
         except BaseException:
             new.unlink(missing_ok=True)
             raise
+
+
+def create(path: Path, mode: str = "b", **options: Any) -> IO[Any]:
+    """Opens a file that is new: what lies under its name, perhaps a link to another's file, is removed, not written to.
+
+    Args:
+        path: The file.
+        mode: Of `open`, without the "w".
+        **options: Of `open`.
+    """
+    path.unlink(missing_ok=True)
+    return path.open(f"x{mode}", **options)
+
+
+def append_line(path: Path, line: str, hint: str = "") -> None:
+    """Adds a line to a file, which is made if need be; raises `OSError` if it cannot, or if the file is a link."""
+
+    def opener(name: str, flags: int) -> int:
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, "it is a link, which nothing here makes")
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+    with writing(path, hint), open(path, "a", encoding="utf-8", opener=opener) as file:
+        file.write(line + "\n")
 
 
 def move(new: Path, path: Path) -> None:

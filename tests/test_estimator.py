@@ -237,6 +237,28 @@ def test_folders_of_images_of_any_sizes_are_fitted_on_by_crops(tmp_path):
         )
 
 
+def folder_of(path: Path, images: torch.Tensor, *, colour: bool) -> Path:
+    path.mkdir()
+    for index, image in enumerate(images):
+        pixels = Image.fromarray((image[0] * 255).round().to(torch.uint8).numpy())
+        (pixels.convert("RGB") if colour else pixels).save(path / f"{index:02}.png")
+    return path
+
+
+def test_a_folder_is_read_in_the_channels_of_the_fit(fitted, tmp_path):
+    grey, colour = (folder_of(tmp_path / name, SPOILT, colour=name == "colour") for name in ("grey", "colour"))
+    clean = folder_of(tmp_path / "clean", CLEAN, colour=True)
+    as_grey = inverter(settings={**TINY, "data.channels": 1}).fit(colour, canonical=clean)
+    as_grey.save(tmp_path / "run")
+    for each in (as_grey, MechanismInverter.load(tmp_path / "run")):
+        assert each.transform(colour).shape == (24, 1, 12, 12)
+        assert np.array_equal(each.predict(colour), each.predict(grey))
+    in_colour = inverter().fit(colour, canonical=clean)
+    assert in_colour.transform(grey).shape == (24, 3, 12, 12)
+    with pytest.raises(ValueError, match=r"^X: expected images like those of the fit, 1 x 12 x 12, got 3 x 12 x 12$"):
+        fitted.transform(colour)
+
+
 def test_in_a_pipeline_before_a_classifier(fitted):
     labels = np.arange(24) % 2
     pipeline = make_pipeline(FrozenEstimator(fitted), KNeighborsClassifier())

@@ -362,6 +362,11 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             raise ValueError(unknown_name("kind", self.kind, KINDS))
         return KINDS.index(self.kind)
 
+    def _channels(self) -> int | None:
+        """Returns as what folders are read: colour is made grey only where the fit was told to do so."""
+        told, channels = self.run_.config.data.channels, self.image_shape_[0]
+        return None if told is None and channels == 1 else channels
+
     def _read(self, X: Any, *, reset: bool = False) -> Given:
         """Reads images to fit on (`reset`), or images that must be like those of the fit."""
         if not reset:
@@ -370,7 +375,8 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         rows = not isinstance(X, (*PATHS, Tensor, Dataset, ImageSet)) and count_axes(X, "X") not in (3, 4)
         if rows:
             X = validate_data(self, X, reset=reset, dtype="numeric", ensure_non_negative=True)
-        given = read_images(X, "X", None if reset else self.image_shape_, dims=dims)
+        expected, channels = (None, None) if reset else (self.image_shape_, self._channels())
+        given = read_images(X, "X", expected, dims=dims, channels=channels)
         if reset:
             self._learn_shape(tuple(given.images.shape[1:]), named=rows)
         return given

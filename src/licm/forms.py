@@ -38,7 +38,9 @@ def count_axes(X: Any, name: str) -> int:
     return count
 
 
-def read_images(X: Any, name: str, expected: tuple[int, ...] | None = None, *, dims: int = 2) -> Given:
+def read_images(
+    X: Any, name: str, expected: tuple[int, ...] | None = None, *, dims: int = 2, channels: int | None = None
+) -> Given:
     """Reads examples of any form that `MechanismInverter` lists.
 
     Args:
@@ -46,6 +48,7 @@ def read_images(X: Any, name: str, expected: tuple[int, ...] | None = None, *, d
         name: The argument's name, for messages.
         expected: The shape that each must have, such as (c, h, w); None for any.
         dims: 2 for images, 1 for signals, 0 for vectors.
+        channels: Of a folder of images: 1 for grey, 3 for colour; None as they are.
 
     Raises:
         TypeError: If they are of a kind that is not listed.
@@ -53,7 +56,7 @@ def read_images(X: Any, name: str, expected: tuple[int, ...] | None = None, *, d
     """
     if dims < 2 and isinstance(X, (*PATHS, ImageSet)):
         raise TypeError(f"{name}: expected an array, tensor or data set of {KINDS[dims]}, got {type(X).__name__}")
-    values, as_array = _as_tensor(X, name)
+    values, as_array = _as_tensor(X, name, channels)
     shape, dtype = values.shape, values.dtype
     images = _with_channels(values, name, expected) if dims == 2 else values
     if dims == 1 and values.ndim == 2:
@@ -77,10 +80,10 @@ def read_images(X: Any, name: str, expected: tuple[int, ...] | None = None, *, d
     return Given(images.float(), give_back)
 
 
-def _as_tensor(X: Any, name: str) -> tuple[Tensor, bool]:
+def _as_tensor(X: Any, name: str, channels: int | None) -> tuple[Tensor, bool]:
     """Returns the values as given, and whether they are to come back as an array."""
     if isinstance(X, PATHS):
-        return load_images(X).images, True
+        return load_images(X, channels=channels).images, True
     if isinstance(X, ImageSet):
         return X.images, False
     if isinstance(X, Tensor):

@@ -227,8 +227,25 @@ def test_folders_of_images_of_any_sizes_are_fitted_on_by_crops(tmp_path):
     for path in places["spoilt"].iterdir():
         with Image.open(path) as before, Image.open(tmp_path / "out" / path.name) as after:
             assert before.size == after.size
-    with pytest.raises(ValueError, match="expected images of one size"):
-        fitted.transform(places["spoilt"])
+    for each in (fitted, MechanismInverter.load(tmp_path / "run")):
+        whole, names = each.transform(places["spoilt"]), sorted(path.name for path in places["spoilt"].iterdir())
+        record = restore_files(tmp_path / "run", places["spoilt"], tmp_path / f"whole-{id(each)}", keep="none")
+        for restored, name in zip(whole, names, strict=True):
+            with Image.open(tmp_path / f"whole-{id(each)}" / name) as image:
+                assert np.array_equal(restored, np.asarray(image)[None]), "what licm restore writes"
+        scores, winners = each.decision_function(places["spoilt"]), each.predict(places["spoilt"])
+        assert scores.shape == (8, 2)
+        assert np.array_equal(scores.argmax(axis=1), winners)
+        assert np.bincount(winners, minlength=2).tolist() == record["wins"]
+        assert each.score(places["spoilt"]) == pytest.approx(record["mean_score"], abs=1e-5)
+        assert each.predict_proba(places["spoilt"]).shape == (8, 2)
+        assert each.abstain(places["spoilt"]).shape == (8,)
+        assert [array.shape for array in each.apply(places["clean"], mechanism=1)] == [a.shape for a in whole]
+        assert np.array_equal(each.transform(places["spoilt"] / "15.png")[0], whole[3])
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8) + np.uint8([0, 0, 9])).save(places["spoilt"] / "colour.png")
+    with pytest.raises(ValueError, match=r"colour.png: expected a grey image, as those of the fit, got colour$"):
+        fitted.predict(places["spoilt"])
+    (places["spoilt"] / "colour.png").unlink()
     with pytest.raises(ValueError, match=r"^settings: 'data.crop_size' is for a fit on two paths of images"):
         inverter(settings=settings).fit(SPOILT, canonical=places["clean"])
     with pytest.raises(ValueError, match=r"^X: expected images like those of the fit"):

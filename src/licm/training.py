@@ -146,19 +146,19 @@ def _update_schedule(run: Run) -> None:
     trial or about to be, holds the decay back.
     """
     training = run.config.training
-    rule = run.config.revival
-    run.health.judge(
-        given_up=run.revival.given_up(), idle_below=rule.idle_below, overloaded_above=rule.overloaded_above
-    )
+    rule, competing, given_up = run.config.revival, run.experts.competing, run.revival.given_up()
+    limits = {"idle_below": rule.idle_below, "overloaded_above": rule.overloaded_above}
+    run.health.judge(given_up=given_up, competing=competing, **limits)
     if training.decay and run.decay_start is None:
         held = run.health.healthy_steps >= training.healthy_steps and not run.revival.trials
         may_wait = _revives(run) and not rule.retire
-        if held or (_is_half_done(run) and not (may_wait and run.revival.has_work(run.health))):
+        if held or (_is_half_done(run) and not (may_wait and run.revival.has_work(run.health, competing))):
             run.decay_start = run.step
 
 
 def step_record(run: Run, record: StepRecord) -> dict[str, Any]:
     """Returns what the history keeps of a step."""
+    rule, competing = run.config.revival, run.experts.competing
     return {
         "kind": "step",
         "step": run.step,
@@ -170,8 +170,8 @@ def step_record(run: Run, record: StepRecord) -> dict[str, Any]:
         "margin": run.health.margin,
         "win_share": [round(share, 5) for share in run.health.win_share.tolist()],
         "contribution": [round(value, 5) for value in run.health.contribution.tolist()],
-        "idle_experts": run.health.idle(run.config.revival.idle_below).nonzero().flatten().tolist(),
-        "duplicates": [list(pair) for pair in run.health.duplicates(run.config.revival.duplicate_margin)],
+        "idle_experts": run.health.idle(rule.idle_below, competing).nonzero().flatten().tolist(),
+        "duplicates": [list(pair) for pair in run.health.duplicates(rule.duplicate_margin, competing)],
         "healthy_steps": run.health.healthy_steps,
         "end": run.end,
         "learning_rate_factor": run.learning_rate_factor,

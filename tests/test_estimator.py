@@ -276,6 +276,21 @@ def test_a_folder_is_read_in_the_channels_of_the_fit(fitted, tmp_path):
         fitted.transform(colour)
 
 
+def test_a_bad_image_is_left_out_of_the_fit_and_named_where_its_row_would_be_missing(fitted, tmp_path, caplog):
+    spoilt, clean = (folder_of(tmp_path / str(len(each)), each, colour=False) for each in (SPOILT, CLEAN))
+    (spoilt / "bad.png").write_text("no image")
+    (clean / "link.png").symlink_to(spoilt / "00.png")
+    again = inverter().fit(spoilt, canonical=clean)
+    assert torch.equal(
+        again.transform(BYTES), inverter().fit(BYTES, canonical=(CLEAN * 255).round().byte()).transform(BYTES)
+    )
+    assert again.partial_fit(spoilt, canonical=clean).n_iter_ == 6
+    assert sum("bad.png: cannot be read: not an image" in line for line in caplog.messages) == 2
+    assert sum("link.png: it is a link out of the folder" in line for line in caplog.messages) == 2
+    with pytest.raises(ValueError, match=r"bad.png: cannot be read: not an image"):
+        again.transform(spoilt)
+
+
 def test_in_a_pipeline_before_a_classifier(fitted):
     labels = np.arange(24) % 2
     pipeline = make_pipeline(FrozenEstimator(fitted), KNeighborsClassifier())

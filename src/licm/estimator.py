@@ -152,7 +152,7 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Raises:
             NotFittedError: Before a fit.
             TypeError: If images are of a kind that is not listed above.
-            ValueError: If the images are not like those of the fit.
+            ValueError: If the images are not like those of the fit, or one of a folder cannot be read.
         """
         if self._takes_whole(X):
             return restore_whole(self.run_, X).images
@@ -285,8 +285,8 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         reading = {key.removeprefix("data."): value for key, value in (self.settings or {}).items() if key in _OF_PATHS}
         if reading:
             return self._read_paths(X, canonical, reading, reset=reset)
-        transformed = self._read(X, reset=reset).images
-        clean = read_images(canonical, "canonical", dims=self._dims()).images
+        transformed = self._read(X, reset=reset, to_fit=True).images
+        clean = read_images(canonical, "canonical", dims=self._dims(), usable_only=True).images
         for name, images in (("X", transformed), ("canonical", clean)):
             if len(images) < 2:
                 raise ValueError(f"{name}: at least 2 {self.kind} are needed, got n_samples={len(images)}")
@@ -383,8 +383,8 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         told, channels = self.run_.config.data.channels, self.image_shape_[0]
         return None if told is None and channels == 1 else channels
 
-    def _read(self, X: Any, *, reset: bool = False) -> Given:
-        """Reads images to fit on (`reset`), or images that must be like those of the fit."""
+    def _read(self, X: Any, *, reset: bool = False, to_fit: bool = False) -> Given:
+        """Reads images: the first to be fitted on (`reset`), or such as must be like those of the fit."""
         if not reset:
             check_is_fitted(self)
         dims = self._dims()
@@ -392,7 +392,7 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if rows:
             X = validate_data(self, X, reset=reset, dtype="numeric", ensure_non_negative=True)
         expected, channels = (None, None) if reset else (self.image_shape_, self._channels())
-        given = read_images(X, "X", expected, dims=dims, channels=channels)
+        given = read_images(X, "X", expected, dims=dims, channels=channels, usable_only=to_fit)
         if reset:
             self._learn_shape(tuple(given.images.shape[1:]), named=rows)
         return given

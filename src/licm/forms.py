@@ -39,7 +39,13 @@ def count_axes(X: Any, name: str) -> int:
 
 
 def read_images(
-    X: Any, name: str, expected: tuple[int, ...] | None = None, *, dims: int = 2, channels: int | None = None
+    X: Any,
+    name: str,
+    expected: tuple[int, ...] | None = None,
+    *,
+    dims: int = 2,
+    channels: int | None = None,
+    usable_only: bool = False,
 ) -> Given:
     """Reads examples of any form that `MechanismInverter` lists.
 
@@ -49,6 +55,7 @@ def read_images(
         expected: The shape that each must have, such as (c, h, w); None for any.
         dims: 2 for images, 1 for signals, 0 for vectors.
         channels: Of a folder of images: 1 for grey, 3 for colour; None as they are.
+        usable_only: Whether bad images of a folder are left out, as in `licm.sources.load_image_folder`.
 
     Raises:
         TypeError: If they are of a kind that is not listed.
@@ -56,7 +63,7 @@ def read_images(
     """
     if dims < 2 and isinstance(X, (*PATHS, ImageSet)):
         raise TypeError(f"{name}: expected an array, tensor or data set of {KINDS[dims]}, got {type(X).__name__}")
-    values, as_array = _as_tensor(X, name, channels)
+    values, as_array = _as_tensor(X, name, channels, usable_only)
     shape, dtype = values.shape, values.dtype
     images = _with_channels(values, name, expected) if dims == 2 else values
     if dims == 1 and values.ndim == 2:
@@ -80,10 +87,10 @@ def read_images(
     return Given(images.float(), give_back)
 
 
-def _as_tensor(X: Any, name: str, channels: int | None) -> tuple[Tensor, bool]:
+def _as_tensor(X: Any, name: str, channels: int | None, usable_only: bool) -> tuple[Tensor, bool]:
     """Returns the values as given, and whether they are to come back as an array."""
     if isinstance(X, PATHS):
-        return load_images(X, channels=channels).images, True
+        return load_images(X, channels=channels, usable_only=usable_only).images, True
     if isinstance(X, ImageSet):
         return X.images, False
     if isinstance(X, Tensor):

@@ -125,7 +125,7 @@ def _padded(images: ImageSet, size: int | None) -> ImageSet:
     if size is None or (height, width) == (size, size):
         return images
     if max(height, width) > size:
-        raise ValueError(f"data.image_size: the images are {height}x{width} px, larger than {size}")
+        raise ValueError(f"data.image_size: the images are {width}x{height} px, larger than {size}")
     top, left = top_left(height, width, size)
     border = (left, size - width - left, top, size - height - top)
     return replace(images, images=F.pad(images.images, border))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from licm.checks import unknown_name
+from licm.checks import BY_CROPS, unknown_name
 from licm.downloads import IDX_FILES, OMNIGLOT_FILE, find_file, obtain
 from licm.pictures import Picture, decode, find_images, read_picture, with_channels
 from licm.reading import read_content, read_npz, read_zip
@@ -202,8 +202,7 @@ def load_image_folder(folder: str | Path, *, channels: int | None = None, usable
     for path, size in zip(paths, sizes):
         if size != sizes[0]:
             raise ValueError(
-                f"expected images of one size, got {sizes[0]} in {paths[0]} and {size} in {path}; "
-                "two folders of any sizes are trained on by crops (data.crop_size)"
+                f"expected images of one size, got {sizes[0]} in {paths[0]} and {size} in {path}; {BY_CROPS}"
             )
     channels = channels or max(len(picture.pixels) for picture in pictures)
     return _image_set(np.stack([with_channels(picture, channels).pixels for picture in pictures]))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from licm import checkpoint as files
-from licm.checks import KINDS, check_images
+from licm.checks import BY_CROPS, KINDS, check_images
 from licm.classifier import MIN_SIZE, accuracy, train_classifier
 from licm.competition import StepRecord
 from licm.confidence import calibrate, save_calibration
@@ -145,10 +145,9 @@ def _update_schedule(run: Run) -> None:
     Who is revived late needs the full rate to part from its donor, so as long as there may be revivals one of them, on
     trial or about to be, holds the decay back.
     """
-    training = run.config.training
-    rule, competing, given_up = run.config.revival, run.experts.competing, run.revival.given_up()
+    training, rule, competing = run.config.training, run.config.revival, run.experts.competing
     limits = {"idle_below": rule.idle_below, "overloaded_above": rule.overloaded_above}
-    run.health.judge(given_up=given_up, competing=competing, **limits)
+    run.health.judge(given_up=run.revival.given_up(), competing=competing, **limits)
     if training.decay and run.decay_start is None:
         held = run.health.healthy_steps >= training.healthy_steps and not run.revival.trials
         may_wait = _revives(run) and not rule.retire
@@ -352,7 +351,8 @@ def _check_data(data: TrainingData, config: Config) -> None:
         check_images(images, name, dims=None)
         kind = KINDS[images.ndim - 2]
         if images.ndim == 4 and images.shape[-1] != images.shape[-2]:
-            raise ValueError(f"{name}: expected square images, got {images.shape[-2]}x{images.shape[-1]} px")
+            height, width = images.shape[-2:]
+            raise ValueError(f"{name}: expected square images, got {width}x{height} px; {BY_CROPS}")
         if len(images) < config.training.batch_size and data.heaps is None:
             raise ValueError(
                 f"{name}: {len(images)} {kind} are fewer than training.batch_size, {config.training.batch_size}; "

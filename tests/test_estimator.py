@@ -276,6 +276,16 @@ def test_a_folder_is_read_in_the_channels_of_the_fit(fitted, tmp_path):
         fitted.transform(colour)
 
 
+def test_the_path_of_one_image_is_one_image(fitted, tmp_path):
+    folder = folder_of(tmp_path / "in", SPOILT, colour=False)
+    whole = fitted.transform(folder)
+    for path in (folder / "03.png", str(folder / "03.png")):
+        assert np.array_equal(fitted.transform(path), whole[3:4])
+        assert fitted.predict(path).tolist() == fitted.predict(folder)[3:4].tolist()
+    with pytest.raises(ValueError, match=r"gone.png: cannot be read: no such file or directory"):
+        fitted.transform(folder / "gone.png")
+
+
 def test_a_bad_image_is_left_out_of_the_fit_and_named_where_its_row_would_be_missing(fitted, tmp_path, caplog):
     spoilt, clean = (folder_of(tmp_path / str(len(each)), each, colour=False) for each in (SPOILT, CLEAN))
     (spoilt / "bad.png").write_text("no image")
@@ -349,6 +359,14 @@ def test_what_is_no_heap_of_images_is_refused(X, canonical, message):
 def test_what_is_no_form_of_images_is_refused(fitted):
     with pytest.raises(TypeError, match=r"^canonical: expected an array, tensor, data set or path, got NoneType$"):
         inverter().fit(SPOILT, canonical=None)
+    for words in (["in/0.png", "in/1.png"], np.array(["in/0.png"]), (Path("in/0.png"), Path("in/1.png"))):
+        message = (
+            rf"^X: expected an array, tensor, data set or one path, got {len(words)} paths or words; give images as a"
+        )
+        with pytest.raises(TypeError, match=message):
+            fitted.transform(words)
+    with pytest.raises(TypeError, match=r"^canonical: expected an array, .* got 1 paths or words"):
+        inverter().fit(SPOILT, canonical=["clean"])
     with pytest.raises(TypeError, match=r"^X: expected an array, tensor, data set or path, got DataLoader$"):
         fitted.transform(torch.utils.data.DataLoader(Items()))
 

@@ -42,7 +42,7 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     - a NumPy array or torch tensor [n, h, w], [n, c, h, w] with c of 1 or 3, or flat [n, h * w] of square grey images
       (also a data frame or list of rows), as integers in 0..255 or floating-point numbers in [0, 1];
     - a torch `Dataset` of image tensors [c, h, w] or [h, w], or of tuples that begin with one; an `ImageSet`;
-    - the path of a folder of images, a `.npz` or an IDX file, as `licm.sources.load_images` reads it.
+    - the path of a folder of images, one image, a `.npz` or an IDX file, as `licm.sources.load_images` reads it.
 
     Two folders of images of any sizes are fitted on by crops, with `data.crop_size` among the settings. Of a path the
     methods then take whole images, as `licm restore` does, and what comes back is a list of arrays [c, h, w], each of

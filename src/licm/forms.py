@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from licm.checks import KINDS, check_images
-from licm.sources import ImageSet, load_images
+from licm.pictures import is_image_file
+from licm.sources import ImageSet, load_image_file, load_images
 
 PATHS = (str, Path)
 
@@ -32,10 +33,14 @@ class Given:
 
 
 def count_axes(X: Any, name: str) -> int:
-    """Returns the number of axes of an array or of nested lists; raises a `TypeError` for what has none."""
-    if not (count := X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim):
+    """Returns the number of axes of an array or of nested lists; raises a `TypeError` for what has none, and words."""
+    array = X if hasattr(X, "ndim") else np.asarray(X)
+    if not array.ndim:
         raise TypeError(f"{name}: expected an array, tensor, data set or path, got {type(X).__name__}")
-    return count
+    if array.ndim == 1 and len(array) and isinstance(np.asarray(array)[0], PATHS):
+        many = f"{len(array)} paths or words"
+        raise TypeError(f"{name}: expected an array, tensor, data set or one path, got {many}; give images as a folder")
+    return array.ndim
 
 
 def read_images(
@@ -89,6 +94,8 @@ def read_images(
 
 def _as_tensor(X: Any, name: str, channels: int | None, usable_only: bool) -> tuple[Tensor, bool]:
     """Returns the values as given, and whether they are to come back as an array."""
+    if isinstance(X, PATHS) and is_image_file(X):
+        return load_image_file(X, channels=channels).images, True
     if isinstance(X, PATHS):
         return load_images(X, channels=channels, usable_only=usable_only).images, True
     if isinstance(X, ImageSet):

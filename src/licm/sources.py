@@ -208,6 +208,11 @@ def load_image_folder(folder: str | Path, *, channels: int | None = None, usable
     return _image_set(np.stack([with_channels(picture, channels).pixels for picture in pictures]))
 
 
+def load_image_file(path: str | Path, *, channels: int | None = None) -> ImageSet:
+    """Loads one image; it is read as those of `load_image_folder` are, and so are `channels` and errors."""
+    return _image_set(with_channels(_read_8_bits(Path(path)), channels).pixels[None])
+
+
 def load_npz(path: str | Path) -> ImageSet:
     """Loads images, and labels if there are any, from a NumPy `.npz` file.
 

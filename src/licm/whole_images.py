@@ -10,7 +10,7 @@ from torch import Tensor
 
 from licm.confidence import Calibration, gather_evidence
 from licm.full_size import TILE_PIXELS, apply_expert, restore_full_size
-from licm.pictures import IMAGE_SUFFIXES, Picture, find_images, is_grey, read_picture, with_channels
+from licm.pictures import Picture, find_images, is_grey, is_image_file, read_picture, with_channels
 from licm.run import Run
 from licm.sources import load_images
 
@@ -74,7 +74,7 @@ def _read_all(run: Run, path: str | Path) -> list[Picture]:
     path = Path(path)
     if path.is_dir():
         return [_read(run, each) for each in find_images(path)]
-    if path.name.lower().endswith(IMAGE_SUFFIXES):
+    if is_image_file(path):
         return [_read(run, path)]
     return [_in_channels(run, Picture(image, "PNG"), path) for image in load_images(path).images.numpy()]
 

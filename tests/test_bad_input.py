@@ -69,10 +69,10 @@ def idx(folder: Path) -> Path:
 
 
 def truncated_png(folder: Path) -> Path:
-    stripes(folder)
+    stripes(folder, count=1)
     noise = np.random.default_rng(0).integers(0, 256, (12, 12), np.uint8)
-    (folder / "3.png").write_bytes(png(noise))
-    cut(folder / "3.png")
+    (folder / "0.png").write_bytes(png(noise))
+    cut(folder / "0.png")
     return folder
 
 
@@ -91,7 +91,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "dtype": (lambda f: npz(f, images=IMAGES.astype(int)), "images: expected uint8 or floating-point, got int64"),
     "NaN": (lambda f: npz(f, images=IMAGES * np.nan), "bad.npz: images: expected values in [0, 1], got NaN"),
     "one colour": (lambda f: npz(f, images=IMAGES * 0), "canonical: every image is of one colour"),
-    "truncated PNG": (truncated_png, "3.png: cannot be read: damaged"),
+    "truncated PNG": (truncated_png, "0.png: cannot be read: damaged"),
     "truncated IDX": (lambda f: cut(idx(f)), "bad: damaged: its header states sizes [9, 12, 12]"),
     "truncated gzip": (truncated_gzip, "bad: cannot be read: damaged, or not of the kind expected (Compressed"),
     "truncated npz": (lambda f: cut(npz(f, images=IMAGES)), "bad.npz: cannot be read: damaged, or not of the kind"),

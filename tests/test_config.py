@@ -76,6 +76,7 @@ def test_a_config_is_frozen():
         ({"mechanisms": [0]}, r"expected a set's name, or a list such as .*, got \[0\]$"),
         ({"mechanisms": ["rotat"]}, "unknown mechanism 'rotat': did you mean 'rotate'.*thin$"),
         ({"discriminator.widths": 3}, "'discriminator.widths': input should be a list, as \\[1, 2\\], got 3"),
+        ({"num_experts": "Auto"}, "'num_experts': input should be a whole number or 'auto', .*, got 'Auto'"),
         ({"num_experts": 10**12}, "'num_experts': input should be less than or equal to 1000, got 1000000000000"),
         ({"training.steps": 10**30}, f"'training.steps': input should be less than or equal to {2**53}, got {10**30}"),
         ({"stepz": 3}, r"unknown configuration key 'stepz': did you mean 'steps'\?"),

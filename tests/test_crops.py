@@ -17,7 +17,9 @@ from licm.evaluation import evaluate
 from licm.restoring import restore_files
 from licm.run import load_run
 from licm.seeding import generator
+from licm.sources import load_images
 from licm.training import train
+from licm.usable import NAMED
 from tests.commands import licm, refused
 from tests.conftest import SMALL_RUN
 
@@ -137,6 +139,73 @@ def test_on_the_command_line_and_then_evaluated_described_and_restored(tmp_path)
         assert pixels(tmp_path / "out" / f"{index}.png").shape == side
 
 
+def cut(path: Path) -> None:
+    """Leaves the header whole, so that only decoding tells."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) - 40])
+
+
+@pytest.mark.parametrize("room", [crops.ROOM, 0])
+def test_a_bad_image_or_link_is_named_and_the_others_are_trained_on(tmp_path, caplog, room):
+    folder = heap_of(tmp_path / "in", shape=(3,))
+    cut(folder / "1.png")
+    (folder / "far.png").symlink_to(heap_of(tmp_path / "elsewhere") / "0.png")
+    (folder / "note.png").write_text("no image")
+    Image.fromarray(np.zeros((9, 9), np.uint16)).save(folder / "deep.png")
+    for name in ("4.png", "5.png"):
+        (folder / name).write_bytes((folder / "0.png").read_bytes())
+    heap = Heap(folder, size=8, room=room)
+    first = heap.batch(0, 100, seed=0, purpose="p")
+    for name, reason in {
+        "far.png": "it is a link out of the folder, which is not followed",
+        "note.png": "cannot be read: not an image, or damaged at its start",
+        "1.png": "cannot be read: damaged",
+        "deep.png": "expected 8-bit, as in colour 16-bit cannot be written, got 16-bit grey",
+    }.items():
+        lines = [each for each in caplog.messages if each.startswith("warning: left out of training: ")]
+        (line,) = (each for each in lines if f"{folder / name}: {reason}" in each)
+        assert "\n" not in line
+    again = Heap(folder, size=8, room=room)
+    again.sample(purpose="p")
+    assert torch.equal(again.batch(0, 100, seed=0, purpose="p"), first)
+    assert bool((first.flatten(1).amax(dim=1) > 0).all()), "no black crop in the place of a bad image"
+
+
+def test_an_image_that_is_gone_while_training_gives_its_turns_to_the_next(tmp_path, caplog):
+    folder = heap_of(tmp_path / "in")
+    heap = Heap(folder, size=40, room=0)
+    second = heap.crops(torch.tensor([1]), generator(0, "places"))
+    (folder / "0.png").unlink()
+    for _ in range(2):
+        assert torch.equal(heap.crops(torch.tensor([0]), generator(0, "places")), second)
+    assert len(caplog.messages) == 1
+    (folder / "3.png").unlink()
+    assert torch.equal(heap.crops(torch.tensor([3]), generator(0, "places")), second), "after the last comes the first"
+    (folder / "1.png").unlink()
+    with pytest.raises(ValueError, match=r"in: 3 of 4 images cannot be used, .* the last: .*1.png: cannot be read"):
+        heap.crops(torch.tensor([0]), generator(0, "places"))
+
+
+def test_where_most_are_bad_nothing_is_trained_on(tmp_path, caplog):
+    folder = heap_of(tmp_path / "in")
+    for index in range(4, 40):
+        (folder / f"{index}.png").write_bytes((folder / "0.png").read_bytes())
+    for index in range(20):
+        cut(folder / f"{index}.png")
+    assert len(Heap(folder, size=8)) == 20
+    assert len(load_images(folder, usable_only=True)) == 20
+    assert len(caplog.messages) == 2 * (NAMED + 1)
+    assert caplog.messages[NAMED] == (
+        f"warning: 20 of the 40 images of {str(folder)!r} are left out of training, not all of them named"
+    )
+    cut(folder / "20.png")
+    for read in (lambda: Heap(folder, size=8), lambda: load_images(folder, usable_only=True)):
+        with pytest.raises(
+            ValueError, match=r"in: 21 of 40 images cannot be used, which is more than half; the last: "
+        ):
+            read()
+
+
 def test_what_is_refused(tmp_path):
     given = {"mechanisms": "paper", "seed": 0, "source": "embedded"}
     with pytest.raises(ValueError, match=r"data.crop_size: crops are of images of one's own, data.canonical and data"):
@@ -147,16 +216,6 @@ def test_what_is_refused(tmp_path):
     with pytest.raises(ValueError, match=message):
         load_training_data(**given, **paths, crop_size=8)
     assert load_training_data(**given, **paths, crop_size=8, channels=1).transformed.shape[1] == 1
-    Image.fromarray(np.zeros((9, 9), np.uint16)).save(colour / "deep.png")
-    with pytest.raises(ValueError, match=r"deep.png: expected 8-bit, as in colour 16-bit cannot be written"):
-        Heap(colour, size=8)
-    content = (grey / "1.png").read_bytes()
-    (grey / "1.png").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"1.png: cannot be read: damaged"):
-        Heap(grey, size=8)
-    lazily = Heap(grey, size=8, room=0)
-    with pytest.raises(ValueError, match=r"1.png: cannot be read: damaged"):
-        lazily.batch(0, 4, seed=0, purpose="p")
     line = refused("train", "--out", tmp_path / "run", "--canonical", colour, "--transformed", colour)
     assert "and 17x30 in" in line
     assert line.endswith("two folders of any sizes are trained on by crops (data.crop_size)\n")

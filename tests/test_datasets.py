@@ -1,5 +1,6 @@
 """Disjoint originals, the fixed mixture, and batches that depend on nothing but (seed, step)."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -161,6 +162,13 @@ def test_ones_own_images(tmp_path):
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         load_training_data(**{"source": "embedded", "mechanisms": "paper", "seed": 0, **arguments})
+
+
+def test_images_too_large_to_be_padded_are_named_by_width_and_height(tmp_path):
+    np.savez(tmp_path / "wide.npz", images=np.zeros((20, 9, 12), np.uint8))
+    paths = {"canonical": str(tmp_path / "wide.npz"), "transformed": str(tmp_path / "wide.npz")}
+    with pytest.raises(ValueError, match=r"data.image_size: the images are 12x9 px, larger than 10"):
+        load_training_data(source="embedded", mechanisms="paper", seed=0, image_size=10, **paths)
 
 
 def test_images_of_different_shape_are_refused(tmp_path):

@@ -1,6 +1,5 @@
 """The estimator: what it restores is what the run restores, in the form it was given; and scikit-learn's own checks."""
 
-import json
 import pickle
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
@@ -22,7 +20,6 @@ from licm import MechanismInverter
 from licm.checkpoint import HISTORY
 from licm.estimator import IN_MEMORY
 from licm.records import read_records
-from licm.restoring import restore_files
 from licm.run import build_run, load_run, restore_images
 from licm.sources import ImageSet
 from tests.problems import bars
@@ -199,44 +196,6 @@ def test_it_survives_pickle_and_joblib(fitted, tmp_path):
         assert copy.partial_fit(SPOILT, canonical=CLEAN).n_iter_ == 6
 
 
-def test_paths_are_read_and_named_in_the_run(tmp_path):
-    path = paths(tmp_path)
-    np.savez(tmp_path / "clean.npz", images=CLEAN.numpy())
-    fitted = inverter().fit(path, canonical=tmp_path / "clean.npz")
-    assert fitted.run_.config.data.transformed == path
-    fitted.save(tmp_path / "run")
-    assert json.loads(json.dumps(licm.evaluate(tmp_path / "run")))["num_images"] == 24
-
-
-def test_folders_of_images_of_any_sizes_are_fitted_on_by_crops(tmp_path):
-    places = {name: tmp_path / name for name in ("clean", "spoilt")}
-    for path, colour in zip(places.values(), (0, 255)):
-        path.mkdir()
-        for side in range(12, 20):
-            pixels = np.full((side, side + 1), colour, np.uint8)
-            pixels[2:6, side // 2] = 255 - colour
-            Image.fromarray(pixels).save(path / f"{side}.png")
-    settings = {**TINY, "data.crop_size": 12}
-    fitted = inverter(settings=settings).fit(places["spoilt"], canonical=str(places["clean"]))
-    assert fitted.image_shape_ == (1, 12, 12)
-    assert fitted.transform(SPOILT).shape == SPOILT.shape
-    assert fitted.partial_fit(str(places["spoilt"]), canonical=places["clean"]).n_iter_ == 6
-    fitted.save(tmp_path / "run")
-    assert MechanismInverter.load(tmp_path / "run").settings["data.crop_size"] == 12
-    restore_files(tmp_path / "run", places["spoilt"], tmp_path / "out")
-    for path in places["spoilt"].iterdir():
-        with Image.open(path) as before, Image.open(tmp_path / "out" / path.name) as after:
-            assert before.size == after.size
-    with pytest.raises(ValueError, match="expected images of one size"):
-        fitted.transform(places["spoilt"])
-    with pytest.raises(ValueError, match=r"^settings: 'data.crop_size' is for a fit on two paths of images"):
-        inverter(settings=settings).fit(SPOILT, canonical=places["clean"])
-    with pytest.raises(ValueError, match=r"^X: expected images like those of the fit"):
-        fitted.set_params(settings={**settings, "data.crop_size": 8}).partial_fit(
-            places["spoilt"], canonical=places["clean"]
-        )
-
-
 def test_in_a_pipeline_before_a_classifier(fitted):
     labels = np.arange(24) % 2
     pipeline = make_pipeline(FrozenEstimator(fitted), KNeighborsClassifier())
@@ -295,6 +254,14 @@ def test_what_is_no_heap_of_images_is_refused(X, canonical, message):
 def test_what_is_no_form_of_images_is_refused(fitted):
     with pytest.raises(TypeError, match=r"^canonical: expected an array, tensor, data set or path, got NoneType$"):
         inverter().fit(SPOILT, canonical=None)
+    for words in (["in/0.png", "in/1.png"], np.array(["in/0.png"]), (Path("in/0.png"), Path("in/1.png"))):
+        message = (
+            rf"^X: expected an array, tensor, data set or one path, got {len(words)} paths or words; give images as a"
+        )
+        with pytest.raises(TypeError, match=message):
+            fitted.transform(words)
+    with pytest.raises(TypeError, match=r"^canonical: expected an array, .* got 1 paths or words"):
+        inverter().fit(SPOILT, canonical=["clean"])
     with pytest.raises(TypeError, match=r"^X: expected an array, tensor, data set or path, got DataLoader$"):
         fitted.transform(torch.utils.data.DataLoader(Items()))
 

@@ -23,6 +23,10 @@ def settle(health: Health, winners: list[int], num_experts: int, steps: int = 40
         health.update(record(winners, num_experts, **scores))
 
 
+def everyone(health: Health) -> torch.Tensor:
+    return torch.ones(len(health.win_share), dtype=torch.bool)
+
+
 def judge(health: Health, given_up: list[bool] | None = None) -> bool:
     flags = torch.tensor(given_up or [False] * len(health.win_share))
     return health.judge(given_up=flags, idle_below=0.25, overloaded_above=1.4)
@@ -94,7 +98,7 @@ def test_perfect_owners_of_an_unequal_mixture_are_left_alone(counts):
     health, revival = Health.start(len(counts)), Revival(len(counts), 0)
     settle(health, winners, len(counts), steps=600)
     assert not health.idle(0.25).any()
-    assert revival._choose(health) is None
+    assert revival._choose(health, everyone(health)) is None
 
 
 def test_an_expert_that_never_wins_is_idle_whatever_it_once_led_by():
@@ -192,7 +196,7 @@ def test_no_revival_between_looks_or_when_it_is_over(step, may_revive):
 def test_no_revival_without_an_overloaded_expert():
     revival, competition, health = Revival(3, 0), small_competition(), Health.start(3)
     settle(health, [0, 1], 3)  # one idle, and each other has 1.5 of even: overloaded, so a pair exists
-    assert revival._choose(health) is not None
+    assert revival._choose(health, everyone(health)) is not None
     revival.overloaded_above = 1.6
     assert revival.step(25, competition, health, may_revive=True) == []
 

@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from licm import checkpoint as files
-from licm.competition import compete
+from licm.competition import StepRecord, compete
 from licm.config import make_config
 from licm.evaluation import evaluate
 from licm.full_size import mean_scores
+from licm.health import Health
 from licm.retirement import expendable, retire
+from licm.revival import Revival
 from licm.routing import Router, Routing
-from licm.run import load_run, restore_images, route_images
+from licm.run import load_run, restore_images, route_images, start_cycle
 from licm.seeding import generator
 from licm.training import train
 from tests.problems import bars, small_competition
@@ -114,6 +116,7 @@ def test_it_is_kept_with_the_run(small_config, tmp_path, monkeypatch):
     assert torch.equal(again.experts.competing, run.experts.competing)
     assert again.retirement_step == run.retirement_step == 2
     (left,) = run.experts.competing.nonzero().flatten().tolist()
+    assert start_cycle(again, config).health.win_share.nonzero().flatten().tolist() == [left]
     images = 1 - bars(5)
     assert restore_images(again, images)[1].tolist() == [left] * 5
     assert route_images(again, images).tolist() == [left] * 5
@@ -145,6 +148,51 @@ def test_auto_is_many_experts_and_their_retirement():
         make_config(
             overrides={"num_experts": "auto", "router.proposals": 2, "experts.normalization": "layer"},
         )
+
+
+def won(winners: list[int], competing: torch.Tensor) -> StepRecord:
+    """A step in which each winner has 0.6, the others 0.2 and the retired, who are not asked, 0."""
+    scores = torch.full((len(competing), len(winners)), 0.2)
+    scores[winners, range(len(winners))] = 0.6
+    scores[~competing] = 0.0
+    return StepRecord(scores, torch.tensor(winners), 0.8, 0.0, 0.0, None, scores > 0)
+
+
+def test_in_a_later_cycle_the_retired_are_neither_revived_nor_waited_for():
+    """Of six experts four compete; one of these is dead and another has two mechanisms of three."""
+    competing = torch.tensor([True, False, True, True, False, True])
+    health, revival = Health.start(6, competing), Revival(6, 0, max_tries=1)
+    assert health.win_share.tolist() == [0.25, 0, 0.25, 0.25, 0, 0.25]
+    for _ in range(300):
+        health.update(won([0, 0, 0, 0, 2, 3], competing))
+    assert health.idle(0.25, competing).nonzero().flatten().tolist() == [5]
+    assert revival._choose(health, competing) == (5, 0)
+    assert revival.has_work(health, competing)
+    revival.tries[5] = 1
+    assert revival._choose(health, competing) is None, "not one of the retired in its place"
+    assert not revival.has_work(health, competing)
+    revival.overloaded_above = 3.0  # of an even share among four: expert 0 has 2.7
+    revival.tries[5] = 0
+    assert revival._choose(health, competing) is None
+
+
+def test_health_after_retirement_is_that_of_those_who_compete():
+    competing, everyone = torch.tensor([True, False, True]), torch.tensor([True, True])
+    health, alone = Health.start(3, competing), Health.start(2)
+    limits = {"idle_below": 0.25, "overloaded_above": 1.25}
+    for _ in range(300):
+        health.update(won([0, 2], competing))
+        health.judge(given_up=competing & False, competing=competing, **limits)
+        alone.update(won([0, 1], everyone))
+        alone.judge(given_up=everyone & False, **limits)
+    assert health.healthy_steps == alone.healthy_steps > 200, "the one that retired is not waited for"
+    assert not health.idle(0.25, competing).any()
+    assert health.duplicates(1.0, competing) == [(0, 2)]
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 10, 16, 20, 1000])
+def test_with_none_retired_shares_start_as_ever(count):
+    assert torch.equal(Health.start(count).win_share, torch.zeros(count) + 1 / count)
 
 
 def test_records_name_the_retired():

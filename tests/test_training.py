@@ -276,7 +276,9 @@ def test_too_few_images_and_oblong_images_are_refused_before_anything_is_written
     with pytest.raises(ValueError, match=r"transformed: 7 images are fewer than training.batch_size, 8"):
         train(small_config(), tmp_path / "run", data=few)
     oblong = replace(small_data(), canonical=small_data().canonical[..., :10])
-    with pytest.raises(ValueError, match="canonical: expected square images, got 12x10 px"):
+    with pytest.raises(
+        ValueError, match=r"expected square images, got 10x12 px; two folders .* by crops \(data.crop_size\)$"
+    ):
         train(small_config(), tmp_path / "run", data=oblong)
     with pytest.raises(ValueError, match="labels: expected integers of at least 0, got -1"):
         train(small_config(), tmp_path / "run", data=replace(small_data(), labels=torch.arange(40) - 1))

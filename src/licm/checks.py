@@ -13,6 +13,8 @@ KINDS = ("vectors", "signals", "images")
 """What examples are called by `dims`, the number of axes along which they extend."""
 LAYOUTS = ("[n, d]", "[n, c, t]", "[n, c, h, w]")
 """How a batch of each kind is laid out; d counts as channels of examples that have no extent."""
+BY_CROPS = "two folders of any sizes are trained on by crops (data.crop_size)"
+"""The way on for images of sizes that are refused."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

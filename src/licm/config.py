@@ -284,6 +284,7 @@ def _explain(error: ValidationError) -> str:
         return f"configuration key {key!r} is a section: set a key in it, one of {', '.join(_keys_of(path))}"
     message = first["msg"].removeprefix("Value error, ").replace("Tuple", "list")
     message = message.replace("a valid tuple", "a list, as [1, 2]")
+    message = message.replace("valid integer", "whole number or 'auto'") if key == "num_experts" else message
     if not path:
         return f"configuration: {message}"
     if first["type"] == "value_error":  # in words of ours, which say what came

@@ -1,15 +1,15 @@
 """Heaps of images of any sizes, of which training sees random crops of one size."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from licm.pictures import find_images, measure, read_picture, top_left, with_channels
+from licm.pictures import measure, read_picture, top_left, with_channels
 from licm.seeding import generator
 from licm.sources import load_images
+from licm.usable import UsableImages
 
 ROOM = 1 << 30  # bytes of decoded images that a heap keeps; what is beyond is read again for each crop
 SAMPLE, SAMPLE_BYTES = 1000, 1 << 28  # crops that stand for a heap where all must be seen at once, and their room
@@ -26,6 +26,10 @@ class Heap:
     def __init__(self, path: str | Path, *, size: int, channels: int | None = None, room: int = ROOM) -> None:
         """Opens a heap, and decodes all of it if there is room.
 
+        Of a folder, images that cannot be used are left out with a warning: damaged ones, links out, and 16-bit grey
+        among colour. One that only later turns out to be damaged, or is gone, gives its turns to the next in the order
+        of the names, so that crops depend on nothing but the files, the seed and the step.
+
         Args:
             path: A folder of images, or another source of `licm.sources.load_images`.
             size: Height and width of the crops; smaller images are padded with black, as `data.image_size` does.
@@ -33,17 +37,17 @@ class Heap:
             room: Bytes of decoded images to keep.
 
         Raises:
-            ValueError: If the folder or an image cannot be read or there is none, or 16-bit grey is among colour.
+            ValueError: If the folder cannot be read, or none or less than half of its images can be used.
         """
         self.size, self._kept = size, dict[int, np.ndarray]()
-        self._paths: Sequence[Path] = find_images(path) if Path(path).is_dir() else []
-        if self._paths:
-            self._length, self._room = len(self._paths), room
-            headers = [measure(image) for image in self._paths]
+        self._room, self._unusable = room, set[int]()
+        if Path(path).is_dir():
+            self._usable = UsableImages(path)
+            headers = self._usable.read(measure)
             self.channels = channels or max(each for each, _ in headers)
             if sum(self.channels * length // each for each, length in headers) <= room:
-                for index in range(self._length):
-                    self._pixels(index)
+                self._kept = dict(enumerate(self._usable.read(self._decode)))
+            self._length = len(self._usable.paths)
         else:
             images = load_images(path).images.numpy()
             self._length, self.channels = len(images), images.shape[1]
@@ -56,7 +60,7 @@ class Heap:
         """Returns a random crop of each of the images at `indices` [k]: float32 [k, channels, size, size] in [0, 1].
 
         Raises:
-            ValueError: If an image that had no room in memory can no longer be read.
+            ValueError: If more than half of the images cannot be read, of those that had no room in memory.
         """
         places = torch.rand(len(indices), 2, generator=draws, dtype=torch.float64).numpy()
         found = torch.zeros(len(indices), self.channels, self.size, self.size)
@@ -89,15 +93,25 @@ class Heap:
         return self.batch(0, max(2, min(SAMPLE, room)), seed=0, purpose=purpose)
 
     def _pixels(self, index: int) -> np.ndarray:
-        if index in self._kept:
-            return self._kept[index]
-        path = self._paths[index]
+        """Returns an image, or of one that cannot be used the next that can."""
+        while index not in self._kept:
+            if index not in self._unusable:
+                try:
+                    pixels = self._decode(self._usable.paths[index])
+                except ValueError as error:
+                    self._usable.leave_out(error)
+                    self._unusable.add(index)
+                else:
+                    if pixels.nbytes <= self._room:
+                        self._room -= pixels.nbytes
+                        self._kept[index] = pixels
+                    return pixels
+            index = (index + 1) % len(self)
+        return self._kept[index]
+
+    def _decode(self, path: Path) -> np.ndarray:
         picture = read_picture(path)
         try:
-            pixels = with_channels(picture, self.channels).pixels
+            return with_channels(picture, self.channels).pixels
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-        if pixels.nbytes <= self._room:
-            self._room -= pixels.nbytes
-            self._kept[index] = pixels
-        return pixels

@@ -91,7 +91,7 @@ def load_originals(source: str, *, seed: int, image_size: int | None = None, cha
         if source == "omniglot" or source.endswith(".zip"):
             images = load_omniglot(None if source == "omniglot" else source)
         else:
-            images = load_images(source, channels=channels)
+            images = load_images(source, channels=channels, usable_only=True)
         tenth = len(images) // 10
         order = torch.randperm(len(images), generator=generator(0, "test split"))
         parts = {**_split(images.select(order[tenth:]), seed, tenth), "test": images.select(order[:tenth])}
@@ -125,7 +125,7 @@ def _padded(images: ImageSet, size: int | None) -> ImageSet:
     if size is None or (height, width) == (size, size):
         return images
     if max(height, width) > size:
-        raise ValueError(f"data.image_size: the images are {height}x{width} px, larger than {size}")
+        raise ValueError(f"data.image_size: the images are {width}x{height} px, larger than {size}")
     top, left = top_left(height, width, size)
     border = (left, size - width - left, top, size - height - top)
     return replace(images, images=F.pad(images.images, border))
@@ -281,7 +281,8 @@ def load_training_data(
         if crop_size is not None:
             return _crops_of(canonical, transformed, crop_size, channels)
         real, fake = (
-            _padded(load_images(path, channels=channels), image_size).images for path in (canonical, transformed)
+            _padded(load_images(path, channels=channels, usable_only=True), image_size).images
+            for path in (canonical, transformed)
         )
         _check_alike(_kind(real), _kind(fake))
         return TrainingData(to_float(real), to_float(fake))

@@ -68,7 +68,7 @@ def load_for_description(
         heap = Heap(images, size=config.data.crop_size, channels=run.discriminator.channels)
         images = heap.sample(purpose="transformed sample")
     elif not isinstance(images, Tensor):
-        images = to_float(load_images(images, channels=config.data.channels).images)
+        images = to_float(load_images(images, channels=config.data.channels, usable_only=True).images)
     every = max(1, -(-len(images) // MAX_IMAGES))
     return run, images[::every]
 

@@ -26,6 +26,7 @@ from licm.run import Run, load_run, restore_images, save_run, start_cycle
 from licm.sharing.hub import obtain_model
 from licm.sources import ImageSet
 from licm.training import train
+from licm.whole_images import apply_whole, restore_whole
 from licm.writing import whole_folder, write_text, writing
 
 _GIVEN_OTHERWISE = ("preset", "seed", "num_experts", "mechanisms", "data.")  # by arguments, or with the images
@@ -41,11 +42,11 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     - a NumPy array or torch tensor [n, h, w], [n, c, h, w] with c of 1 or 3, or flat [n, h * w] of square grey images
       (also a data frame or list of rows), as integers in 0..255 or floating-point numbers in [0, 1];
     - a torch `Dataset` of image tensors [c, h, w] or [h, w], or of tuples that begin with one; an `ImageSet`;
-    - the path of a folder of images, a `.npz` or an IDX file, as `licm.sources.load_images` reads it.
+    - the path of a folder of images, one image, a `.npz` or an IDX file, as `licm.sources.load_images` reads it.
 
-    Two folders of images of any sizes are fitted on by crops, with `data.crop_size` among the settings. What takes
-    images then takes them of a crop's size; `licm.restoring.restore_files`, from where the fit was saved, takes whole
-    ones.
+    Two folders of images of any sizes are fitted on by crops, with `data.crop_size` among the settings. Of a path the
+    methods then take whole images, as `licm restore` does, and what comes back is a list of arrays [c, h, w], each of
+    its image's own size and depth; in any other form images are of a crop's size.
 
     With `kind` "signals" they are arrays, tensors or data sets [n, c, t] or, of one channel, [n, t], with "vectors"
     [n, d]: of floating-point numbers in [0, 1] alone.
@@ -146,13 +147,15 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             X: Images like those of the fit.
 
         Returns:
-            The restored images, in the form of `X`.
+            The restored images, in the form of `X`; of a path, after a fit on crops, a list of arrays.
 
         Raises:
             NotFittedError: Before a fit.
             TypeError: If images are of a kind that is not listed above.
-            ValueError: If the images are not like those of the fit.
+            ValueError: If the images are not like those of the fit, or one of a folder cannot be read.
         """
+        if self._takes_whole(X):
+            return restore_whole(self.run_, X).images
         given = self._read(X)
         return given.give_back(restore_images(self.run_, given.images)[2])
 
@@ -180,7 +183,10 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
         `transform` restores such images all the same. Errors are those of `predict_proba`.
         """
-        calibration, images = self._needed_calibration(), self._read(X).images
+        calibration = self._needed_calibration()
+        if self._takes_whole(X):
+            return np.array(restore_whole(self.run_, X, calibration=calibration).reasons)
+        images = self._read(X).images
         evidence = gather_evidence(self.run_, images, *restore_images(self.run_, images))
         return np.array(calibration.reasons(evidence))
 
@@ -203,6 +209,8 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             The images under the mechanism, in the form of `X`. Errors are those of `transform`, and `ValueError` if
             there are no forward networks or no such expert.
         """
+        if self._takes_whole(X):
+            return apply_whole(self.run_, X, mechanism=mechanism)
         given = self._read(X)
         return given.give_back(self.run_.apply(given.images, mechanism=mechanism).cpu())
 
@@ -277,8 +285,8 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         reading = {key.removeprefix("data."): value for key, value in (self.settings or {}).items() if key in _OF_PATHS}
         if reading:
             return self._read_paths(X, canonical, reading, reset=reset)
-        transformed = self._read(X, reset=reset).images
-        clean = read_images(canonical, "canonical", dims=self._dims()).images
+        transformed = self._read(X, reset=reset, to_fit=True).images
+        clean = read_images(canonical, "canonical", dims=self._dims(), usable_only=True).images
         for name, images in (("X", transformed), ("canonical", clean)):
             if len(images) < 2:
                 raise ValueError(f"{name}: at least 2 {self.kind} are needed, got n_samples={len(images)}")
@@ -346,7 +354,15 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         names = [name for name in kept if (folder / name).exists()]
         self._records = {name: (folder / name).read_text(encoding="utf-8") for name in names}
 
+    def _takes_whole(self, X: Any) -> bool:
+        """Whether images are read from a path, in their own sizes, for experts that were trained on crops."""
+        check_is_fitted(self)
+        return isinstance(X, PATHS) and self.run_.config.data.crop_size is not None
+
     def _compete(self, X: Any) -> tuple[Tensor, Tensor]:
+        if self._takes_whole(X):
+            whole = restore_whole(self.run_, X)
+            return whole.scores, whole.winners
         images = placed(self._read(X).images, self.run_.device)
         scores, winners = compete(self.run_.experts, self.run_.discriminator, images)
         return scores.cpu(), winners.cpu()
@@ -362,15 +378,21 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             raise ValueError(unknown_name("kind", self.kind, KINDS))
         return KINDS.index(self.kind)
 
-    def _read(self, X: Any, *, reset: bool = False) -> Given:
-        """Reads images to fit on (`reset`), or images that must be like those of the fit."""
+    def _channels(self) -> int | None:
+        """Returns as what folders are read: colour is made grey only where the fit was told to do so."""
+        told, channels = self.run_.config.data.channels, self.image_shape_[0]
+        return None if told is None and channels == 1 else channels
+
+    def _read(self, X: Any, *, reset: bool = False, to_fit: bool = False) -> Given:
+        """Reads images: the first to be fitted on (`reset`), or such as must be like those of the fit."""
         if not reset:
             check_is_fitted(self)
         dims = self._dims()
         rows = not isinstance(X, (*PATHS, Tensor, Dataset, ImageSet)) and count_axes(X, "X") not in (3, 4)
         if rows:
             X = validate_data(self, X, reset=reset, dtype="numeric", ensure_non_negative=True)
-        given = read_images(X, "X", None if reset else self.image_shape_, dims=dims)
+        expected, channels = (None, None) if reset else (self.image_shape_, self._channels())
+        given = read_images(X, "X", expected, dims=dims, channels=channels, usable_only=to_fit)
         if reset:
             self._learn_shape(tuple(given.images.shape[1:]), named=rows)
         return given

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from licm.checks import KINDS, check_images
-from licm.sources import ImageSet, load_images
+from licm.pictures import is_image_file
+from licm.sources import ImageSet, load_image_file, load_images
 
 PATHS = (str, Path)
 
@@ -32,13 +33,25 @@ class Given:
 
 
 def count_axes(X: Any, name: str) -> int:
-    """Returns the number of axes of an array or of nested lists; raises a `TypeError` for what has none."""
-    if not (count := X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim):
+    """Returns the number of axes of an array or of nested lists; raises a `TypeError` for what has none, and words."""
+    array = X if hasattr(X, "ndim") else np.asarray(X)
+    if not array.ndim:
         raise TypeError(f"{name}: expected an array, tensor, data set or path, got {type(X).__name__}")
-    return count
+    if array.ndim == 1 and len(array) and isinstance(np.asarray(array)[0], PATHS):
+        many = f"{len(array)} paths or words"
+        raise TypeError(f"{name}: expected an array, tensor, data set or one path, got {many}; give images as a folder")
+    return array.ndim
 
 
-def read_images(X: Any, name: str, expected: tuple[int, ...] | None = None, *, dims: int = 2) -> Given:
+def read_images(
+    X: Any,
+    name: str,
+    expected: tuple[int, ...] | None = None,
+    *,
+    dims: int = 2,
+    channels: int | None = None,
+    usable_only: bool = False,
+) -> Given:
     """Reads examples of any form that `MechanismInverter` lists.
 
     Args:
@@ -46,6 +59,8 @@ def read_images(X: Any, name: str, expected: tuple[int, ...] | None = None, *, d
         name: The argument's name, for messages.
         expected: The shape that each must have, such as (c, h, w); None for any.
         dims: 2 for images, 1 for signals, 0 for vectors.
+        channels: Of a folder of images: 1 for grey, 3 for colour; None as they are.
+        usable_only: Whether bad images of a folder are left out, as in `licm.sources.load_image_folder`.
 
     Raises:
         TypeError: If they are of a kind that is not listed.
@@ -53,7 +68,7 @@ def read_images(X: Any, name: str, expected: tuple[int, ...] | None = None, *, d
     """
     if dims < 2 and isinstance(X, (*PATHS, ImageSet)):
         raise TypeError(f"{name}: expected an array, tensor or data set of {KINDS[dims]}, got {type(X).__name__}")
-    values, as_array = _as_tensor(X, name)
+    values, as_array = _as_tensor(X, name, channels, usable_only)
     shape, dtype = values.shape, values.dtype
     images = _with_channels(values, name, expected) if dims == 2 else values
     if dims == 1 and values.ndim == 2:
@@ -77,10 +92,12 @@ def read_images(X: Any, name: str, expected: tuple[int, ...] | None = None, *, d
     return Given(images.float(), give_back)
 
 
-def _as_tensor(X: Any, name: str) -> tuple[Tensor, bool]:
+def _as_tensor(X: Any, name: str, channels: int | None, usable_only: bool) -> tuple[Tensor, bool]:
     """Returns the values as given, and whether they are to come back as an array."""
+    if isinstance(X, PATHS) and is_image_file(X):
+        return load_image_file(X, channels=channels).images, True
     if isinstance(X, PATHS):
-        return load_images(X).images, True
+        return load_images(X, channels=channels, usable_only=usable_only).images, True
     if isinstance(X, ImageSet):
         return X.images, False
     if isinstance(X, Tensor):

@@ -57,11 +57,12 @@ class Health:
     decay: float = 0.98
 
     @classmethod
-    def start(cls, num_experts: int) -> "Health":
-        """Returns the state before the first step: even shares, no scores."""
+    def start(cls, num_experts: int, competing: Tensor | None = None) -> "Health":
+        """Returns the state before the first step: even shares of those competing (bool [N'], None: all), no scores."""
         zeros = torch.zeros(num_experts)
         gaps, silent = torch.zeros(num_experts, num_experts), torch.zeros(num_experts, dtype=torch.int64)
-        return cls(zeros + 1 / num_experts, zeros, zeros.clone(), gaps, silent)
+        among = _all_or(competing, num_experts)
+        return cls(among / float(among.sum()), zeros, zeros.clone(), gaps, silent)
 
     @property
     def margin(self) -> float:
@@ -89,50 +90,57 @@ class Health:
             contribution = torch.zeros(len(scores)).index_add_(0, winners, gap) / len(winners)
             self.contribution = torch.lerp(contribution, self.contribution, self.decay)
 
-    def idle(self, below: float) -> Tensor:
+    def idle(self, below: float, competing: Tensor | None = None) -> Tensor:
         """Returns which experts lead by less than `below` times the mean margin where they win, bool [N'].
 
         They are dead, or double another's work. What counts is the lead in an image won, not the number of images,
         so the rightful owner of a rare mechanism, whose lead is large, is not idle. An expert with less than twice
         that lead is idle too where it also wins so little that its contribution is below `below` of an even one:
         two that halve one mechanism. One that wins less than a twentieth of an even share is, whatever its lead.
+        Retired experts are not idle, and shares are even among the others: those `competing`, bool [N'], None for all.
         """
-        if len(self.contribution) == 1:
-            return torch.zeros(1, dtype=torch.bool)
+        among = _all_or(competing, len(self.contribution))
+        count = int(among.sum())
+        if count == 1:
+            return torch.zeros_like(among)
         lead = self.contribution / self.win_share.clamp(min=1e-12)
         weak = lead < below * self.margin
-        halved = (lead < 2 * below * self.margin) & (self.contribution < below * self.margin / len(lead))
-        return ~self._working() | weak | halved
+        halved = (lead < 2 * below * self.margin) & (self.contribution < below * self.margin / count)
+        return among & (~self._working(among) | weak | halved)
 
     def are_duplicates(self, i: int, j: int, margin: float) -> bool:
         """Returns whether either expert could do the other's work at a cost in score below `margin`."""
         return bool(self.gaps[i, j] < margin and self.gaps[j, i] < margin)
 
-    def duplicates(self, margin: float) -> list[tuple[int, int]]:
-        """Returns the pairs i < j of working experts that are duplicates."""
-        close, working = self.gaps < margin, self._working()
+    def duplicates(self, margin: float, competing: Tensor | None = None) -> list[tuple[int, int]]:
+        """Returns the pairs i < j of working experts, among those competing, that are duplicates."""
+        close, working = self.gaps < margin, self._working(_all_or(competing, len(self.gaps)))
         both = close & close.T & working & working[:, None]
         return [(i, j) for i, j in both.triu(diagonal=1).nonzero().tolist()]
 
-    def _working(self) -> Tensor:
+    def _working(self, among: Tensor) -> Tensor:
         """Which experts win at least a twentieth of an even share, and have not fallen silent, bool [N']."""
-        count = len(self.win_share)
-        return (self.win_share * count >= 0.05) & (self.silent < SILENT * count)
+        count = int(among.sum())
+        return among & (self.win_share * count >= 0.05) & (self.silent < SILENT * count)
 
-    def judge(self, *, given_up: Tensor, idle_below: float, overloaded_above: float) -> bool:
+    def judge(
+        self, *, given_up: Tensor, idle_below: float, overloaded_above: float, competing: Tensor | None = None
+    ) -> bool:
         """Counts the step as healthy or not: told apart, no expert idle or overloaded.
 
         Args:
             given_up: bool [N'], experts that may stay idle because their tries are spent; while any of them is
                 idle, overload is not held against the others.
             idle_below: See `idle`.
-            overloaded_above: Win share in units of 1/N' above which an expert is overloaded.
+            overloaded_above: Win share in units of an even one above which an expert is overloaded.
+            competing: Whom to judge, bool [N'], without the retired; None for all.
         """
-        share = self.win_share * len(self.win_share)
-        idle = self.idle(idle_below)
+        count = int(_all_or(competing, len(self.win_share)).sum())
+        share = self.win_share * count
+        idle = self.idle(idle_below, competing)
         alive = not bool((idle & ~given_up).any())
         even = bool((idle & given_up).any()) or bool((share <= overloaded_above).all())
-        apart = self.margin >= HEALTHY_MARGIN or len(share) == 1
+        apart = self.margin >= HEALTHY_MARGIN or count == 1
         self.healthy_steps = self.healthy_steps + 1 if alive and even and apart else 0
         return self.healthy_steps > 0
 
@@ -159,3 +167,8 @@ class Health:
             silent=torch.tensor(state.get("silent", none)),
             healthy_steps=state["healthy_steps"],
         )
+
+
+def _all_or(competing: Tensor | None, num_experts: int) -> Tensor:
+    """Returns who competes, bool [N'] on the CPU; None stands for all."""
+    return torch.ones(num_experts, dtype=torch.bool) if competing is None else competing.cpu()

@@ -243,6 +243,11 @@ def list_images(folder: str | Path) -> Listing:
     return Listing(sorted(names), refused, dict(sorted(others.items(), key=lambda item: (-item[1], item[0]))))
 
 
+def is_image_file(path: str | Path) -> bool:
+    """Whether a path has the name of an image and is no folder."""
+    return str(path).lower().endswith(IMAGE_SUFFIXES) and not Path(path).is_dir()
+
+
 def find_images(folder: str | Path) -> list[Path]:
     """Returns the images in a folder and its subfolders, in the order of their names.
 

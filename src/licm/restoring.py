@@ -24,15 +24,12 @@ from licm.pictures import (
     IMAGE_SUFFIXES,
     Listing,
     Picture,
-    check_pixels,
     encode,
-    is_grey,
     list_images,
-    read_picture,
-    with_channels,
 )
 from licm.routing import Router
 from licm.run import Run, load_image_run
+from licm.whole_images import padded_size, read_for
 
 SHARD_IMAGES, SHARD_PIXELS = 128, 1 << 21  # the images of a shard: at most so many, or (but for the last) so large
 
@@ -202,8 +199,8 @@ def _restore(work: _Work, names: Iterable[str]) -> Iterator[int]:
 
     for name in names:
         try:
-            pictures[name] = _read(work.base / name, work.run)
-            pixels += _padded_size(pictures[name], work.run)
+            pictures[name] = read_for(work.run, work.base / name)
+            pixels += padded_size(work.run, pictures[name])
         except (ValueError, MemoryError) as error:
             reason = str(error).removeprefix(f"{work.base / name}: ")
             skipped.append(_skip(name, reason or "there is not enough memory to read it"))
@@ -215,24 +212,6 @@ def _restore(work: _Work, names: Iterable[str]) -> Iterator[int]:
     if pictures or skipped:
         finish_shard()
         yield done
-
-
-def _read(path: Path, run: Run) -> Picture:
-    """Reads an image if the run can restore it, in the run's channels."""
-    picture, channels = read_picture(path), run.discriminator.channels
-    if channels == 1 and run.config.data.channels is None and not is_grey(picture):
-        raise ValueError(f"{path}: expected a grey image, as the run was trained on, got colour")
-    try:
-        check_pixels(_padded_size(picture, run), "padded with black to the size of training")
-        return with_channels(picture, channels)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def _padded_size(picture: Picture, run: Run) -> int:
-    """Returns how many pixels an image has where it is padded to D's size, as `restore_full_size` does."""
-    height, width = (max(side, run.discriminator.image_size) for side in picture.pixels.shape[1:])
-    return height * width
 
 
 def _restore_shard(work: _Work, pictures: dict[str, Picture]) -> tuple[list[Assignment], list[Skipped]]:

@@ -65,9 +65,9 @@ class Revival:
             given_up[trial.revived] = False
         return given_up
 
-    def has_work(self, health: Health) -> bool:
-        """Whether a trial is under way, or would begin at the next look."""
-        return bool(self.trials) or self._choose(health) is not None
+    def has_work(self, health: Health, competing: Tensor) -> bool:
+        """Whether a trial is under way, or would begin at the next look among those competing, bool [N']."""
+        return bool(self.trials) or self._choose(health, competing) is not None
 
     def step(
         self,
@@ -93,18 +93,18 @@ class Revival:
             self.trials.remove(trial)
             events.append(self._end(trial, competition, health))
         if may_revive and not events and step % self.every == 0:  # what was just put back first has to compete
-            pair = self._choose(health)
+            pair = self._choose(health, competition.bank.competing)
             if pair is not None:
                 events.append(self._begin(step, *pair, competition, health))
         return events
 
-    def _choose(self, health: Health) -> tuple[int, int] | None:
-        """Returns the idlest expert with tries left and the most overloaded, neither on trial, or None."""
-        share = health.win_share * self.num_experts
-        busy = torch.zeros(self.num_experts, dtype=torch.bool)
+    def _choose(self, health: Health, competing: Tensor) -> tuple[int, int] | None:
+        """Returns the idlest expert with tries left and the most overloaded, neither on trial nor retired, or None."""
+        share = health.win_share * int(competing.sum())
+        busy = ~competing.cpu()
         for trial in self.trials:
             busy[[trial.revived, trial.donor]] = True
-        idle = health.idle(self.idle_below) & (self.tries < self.max_tries) & ~busy
+        idle = health.idle(self.idle_below, competing) & (self.tries < self.max_tries) & ~busy
         overloaded = (share > self.overloaded_above) & ~busy & ~idle
         if not (idle.any() and overloaded.any()):
             return None

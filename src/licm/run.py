@@ -178,7 +178,7 @@ def start_cycle(run: Run, config: Config) -> Run:
     return replace(
         run,
         config=config,
-        health=Health.start(config.num_experts),
+        health=Health.start(config.num_experts, run.experts.competing),
         revival=_make_revival(config),
         step=0,
         learning_rate_factor=1.0,

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from licm.checks import unknown_name
+from licm.checks import BY_CROPS, unknown_name
 from licm.downloads import IDX_FILES, OMNIGLOT_FILE, find_file, obtain
 from licm.pictures import Picture, decode, find_images, read_picture, with_channels
 from licm.reading import read_content, read_npz, read_zip
+from licm.usable import UsableImages
 
 EMBEDDED_FILE = Path(__file__).parent / "data" / "mnist_embedded.npz"
 EMBEDDED_SHA256 = "311adea4e867ddb48abe08b85fff55b1227a13bf13878f2956e5b9706b49b4c8"  # by `checksum_arrays`
@@ -172,13 +173,15 @@ def load_omniglot(path: str | Path | None = None) -> ImageSet:
     return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), tuple(names.tolist()))
 
 
-def load_image_folder(folder: str | Path, *, channels: int | None = None) -> ImageSet:
+def load_image_folder(folder: str | Path, *, channels: int | None = None, usable_only: bool = False) -> ImageSet:
     """Loads the PNG, JPEG, BMP, TIFF and WebP images in a folder and its subfolders; see `licm.pictures`.
 
     Args:
         folder: All its images must have the same size; hidden files and folders are passed over. 16-bit grey is
             rounded to 8 bits.
         channels: 1 converts to grey, 3 to colour; None is 1 if all images are grey, else 3.
+        usable_only: Leave out, with a warning, images that cannot be read and links out, as long as they are no more
+            than half.
 
     Returns:
         Images [n, channels, h, w] in the order of their names (the path within the folder); no labels.
@@ -188,17 +191,26 @@ def load_image_folder(folder: str | Path, *, channels: int | None = None) -> Ima
     """
     if channels not in (None, 1, 3):
         raise ValueError(f"channels: expected 1, 3 or None, got {channels!r}")
-    paths = find_images(folder)
-    pictures = [_to_8_bits(read_picture(path)) for path in paths]
+    if usable_only:
+        usable = UsableImages(folder)
+        pictures = usable.read(_read_8_bits)
+        paths = usable.paths
+    else:
+        paths = find_images(folder)
+        pictures = [_read_8_bits(path) for path in paths]
     sizes = [f"{picture.pixels.shape[2]}x{picture.pixels.shape[1]}" for picture in pictures]
     for path, size in zip(paths, sizes):
         if size != sizes[0]:
             raise ValueError(
-                f"expected images of one size, got {sizes[0]} in {paths[0]} and {size} in {path}; "
-                "two folders of any sizes are trained on by crops (data.crop_size)"
+                f"expected images of one size, got {sizes[0]} in {paths[0]} and {size} in {path}; {BY_CROPS}"
             )
     channels = channels or max(len(picture.pixels) for picture in pictures)
     return _image_set(np.stack([with_channels(picture, channels).pixels for picture in pictures]))
+
+
+def load_image_file(path: str | Path, *, channels: int | None = None) -> ImageSet:
+    """Loads one image; it is read as those of `load_image_folder` are, and so are `channels` and errors."""
+    return _image_set(with_channels(_read_8_bits(Path(path)), channels).pixels[None])
 
 
 def load_npz(path: str | Path) -> ImageSet:
@@ -234,15 +246,15 @@ def load_npz(path: str | Path) -> ImageSet:
     return _image_set(images, labels)
 
 
-def load_images(path: str | Path, *, channels: int | None = None) -> ImageSet:
-    """Loads images from a folder (see `load_image_folder` for `channels`), a `.npz` file or an IDX file.
+def load_images(path: str | Path, *, channels: int | None = None, usable_only: bool = False) -> ImageSet:
+    """Loads images from a folder (see `load_image_folder` for the rest), a `.npz` file or an IDX file.
 
     Raises:
         ValueError: If it is none of these, or its loader refuses it.
     """
     path = Path(path)
     if path.is_dir():
-        return load_image_folder(path, channels=channels)
+        return load_image_folder(path, channels=channels, usable_only=usable_only)
     if path.suffix == ".npz":
         return load_npz(path)
     content = read_content(path)
@@ -273,7 +285,8 @@ def _parse_idx(content: bytes, name: str | Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
 
 
-def _to_8_bits(picture: Picture) -> Picture:
+def _read_8_bits(path: Path) -> Picture:
+    picture = read_picture(path)
     pixels = picture.pixels
     return picture if picture.white == 255 else Picture(np.rint(pixels / 257).astype(np.uint8), picture.format)
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from licm import checkpoint as files
-from licm.checks import KINDS, check_images
+from licm.checks import BY_CROPS, KINDS, check_images
 from licm.classifier import MIN_SIZE, accuracy, train_classifier
 from licm.competition import StepRecord
 from licm.confidence import calibrate, save_calibration
@@ -142,20 +142,19 @@ def _update_schedule(run: Run) -> None:
     Who is revived late needs the full rate to part from its donor, so as long as there may be revivals one of them, on
     trial or about to be, holds the decay back.
     """
-    training = run.config.training
-    rule = run.config.revival
-    run.health.judge(
-        given_up=run.revival.given_up(), idle_below=rule.idle_below, overloaded_above=rule.overloaded_above
-    )
+    training, rule, competing = run.config.training, run.config.revival, run.experts.competing
+    limits = {"idle_below": rule.idle_below, "overloaded_above": rule.overloaded_above}
+    run.health.judge(given_up=run.revival.given_up(), competing=competing, **limits)
     if training.decay and run.decay_start is None:
         held = run.health.healthy_steps >= training.healthy_steps and not run.revival.trials
         may_wait = _revives(run) and not rule.retire
-        if held or (_is_half_done(run) and not (may_wait and run.revival.has_work(run.health))):
+        if held or (_is_half_done(run) and not (may_wait and run.revival.has_work(run.health, competing))):
             run.decay_start = run.step
 
 
 def step_record(run: Run, record: StepRecord) -> dict[str, Any]:
     """Returns what the history keeps of a step."""
+    rule, competing = run.config.revival, run.experts.competing
     return {
         "kind": "step",
         "step": run.step,
@@ -167,8 +166,8 @@ def step_record(run: Run, record: StepRecord) -> dict[str, Any]:
         "margin": run.health.margin,
         "win_share": [round(share, 5) for share in run.health.win_share.tolist()],
         "contribution": [round(value, 5) for value in run.health.contribution.tolist()],
-        "idle_experts": run.health.idle(run.config.revival.idle_below).nonzero().flatten().tolist(),
-        "duplicates": [list(pair) for pair in run.health.duplicates(run.config.revival.duplicate_margin)],
+        "idle_experts": run.health.idle(rule.idle_below, competing).nonzero().flatten().tolist(),
+        "duplicates": [list(pair) for pair in run.health.duplicates(rule.duplicate_margin, competing)],
         "healthy_steps": run.health.healthy_steps,
         "end": run.end,
         "learning_rate_factor": run.learning_rate_factor,
@@ -349,7 +348,8 @@ def _check_data(data: TrainingData, config: Config) -> None:
         check_images(images, name, dims=None)
         kind = KINDS[images.ndim - 2]
         if images.ndim == 4 and images.shape[-1] != images.shape[-2]:
-            raise ValueError(f"{name}: expected square images, got {images.shape[-2]}x{images.shape[-1]} px")
+            height, width = images.shape[-2:]
+            raise ValueError(f"{name}: expected square images, got {width}x{height} px; {BY_CROPS}")
         if len(images) < config.training.batch_size and data.heaps is None:
             raise ValueError(
                 f"{name}: {len(images)} {kind} are fewer than training.batch_size, {config.training.batch_size}; "

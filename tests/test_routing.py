@@ -9,6 +9,7 @@ from licm.config import make_config
 from licm.routing import Router, Routing
 from licm.run import build_run, load_run, restore_images, save_run
 from licm.seeding import generator
+from licm.training import train
 from tests.problems import bars, small_competition
 
 
@@ -134,6 +135,24 @@ def test_experts_with_batch_statistics_cannot_be_routed():
 def test_settings_that_do_not_go_with_proposals(settings, message):
     with pytest.raises(ValueError, match=message):
         make_config(overrides={"router.proposals": 3, **settings})
+
+
+def test_at_the_end_the_router_learns_who_wins_as_images_are_restored(tmp_path, monkeypatch, small_config):
+    taught = []
+    monkeypatch.setattr(Routing, "settle", lambda self, images, winners, draws: taught.append((images, winners)))
+    run = train(small_config, tmp_path / "run")
+    ((images, winners),) = taught
+    assert winners.equal(restore_images(run, images)[1]), "not by batch statistics, nor by who settled ties"
+
+
+def test_a_router_that_was_taught_otherwise_settles():
+    routing, images = make_routing(2, learning_rate=1e-2), torch.cat([1 - bars(320), bars(320, seed=1)])
+    winners = torch.arange(640) // 320
+    for _ in range(20):
+        routing.learn(images, 1 - winners)
+    assert (routing.router(images).argmax(dim=1) == winners).float().mean() < 0.1
+    routing.settle(images, winners, generator(0, "router"))
+    assert (routing.router(images).argmax(dim=1) == winners).float().mean() > 0.95
 
 
 def test_a_saved_router_goes_on_as_it_would_have(tmp_path):

@@ -190,6 +190,11 @@ class Competition:
         e_loss, cycle_error = self._update_winners(canonical, transformed, outputs, winners)
         return StepRecord(logits.sigmoid(), winners, real_score, d_loss, e_loss, cycle_error, asked, check)
 
+    def settle_router(self, transformed: Tensor, generator: Generator) -> None:
+        """Teaches the router, if there is one, who wins images [n, c, h, w] once training is over (`Routing.settle`)."""
+        if self.routing is not None:
+            self.routing.settle(transformed, compete(self.bank, self.discriminator, transformed)[1], generator)
+
     def _transform(self, transformed: Tensor, asked: Tensor) -> list[Tensor]:
         """The outputs of the experts asked, zeros elsewhere; with the graph only where the winners' update needs it.
 

@@ -36,7 +36,7 @@ from licm.seeding import generator
 Callback = Callable[[dict[str, Any]], None]
 Watcher = Callable[[Run, TrainingData], Callback]
 
-RETIREMENT_IMAGES = 1000  # transformed ones by which expendable experts are found
+LOOK = 1000  # transformed images by which expendable experts are found, and of the router's last lesson
 JUDGE_IMAGES = 5_000  # labelled canonical images the history's judge learns from: 5 s on one CPU thread
 
 
@@ -112,7 +112,7 @@ def advance(run: Run, data: TrainingData) -> StepRecord:
         run.events = run.revival.step(run.step, run.competition, run.health, may_revive=may_revive)
     if retirement_is_due and not run.revival.trials:
         run.retirement_step = run.step
-        images = data.transformed[:RETIREMENT_IMAGES].to(run.device)
+        images = data.transformed[:LOOK].to(run.device)
         for one in retire(run.competition, images, below=rule.idle_below):
             run.events.append({"event": "retired", "expert": one.expert, "donor": one.successor, "lead": one.lead})
     _update_schedule(run)
@@ -309,6 +309,8 @@ def train(
             emit(step_record(run, record))
             for event in run.events:
                 emit({"kind": "revival", "step": run.step, **event})
+            if run.finished:
+                run.competition.settle_router(data.transformed[:LOOK].to(run.device), generator(config.seed, "router"))
             if validation is not None and (run.step % config.training.validate_every == 0 or run.finished):
                 emit(validation_record(run, validation, judge))
             if run.step % config.training.save_every == 0:

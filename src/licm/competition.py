@@ -191,7 +191,7 @@ class Competition:
         return StepRecord(logits.sigmoid(), winners, real_score, d_loss, e_loss, cycle_error, asked, check)
 
     def settle_router(self, transformed: Tensor, generator: Generator) -> None:
-        """Teaches the router, if there is one, who wins images [n, c, h, w] once training is over (`Routing.settle`)."""
+        """Teaches the router, if any, who wins images [n, c, h, w] once training is over (`Routing.settle`)."""
         if self.routing is not None:
             self.routing.settle(transformed, compete(self.bank, self.discriminator, transformed)[1], generator)
 

@@ -361,8 +361,8 @@ def make_page(record: dict[str, Any]) -> str:
         lines += [
             markdown(rows, left=()),
             "",
-            "Mean share of test images for which the router names the winner of the exact competition, over the",
-            f"seeds of [the reproduction](reproduction.md), without a last lesson: {record['router_agreement_10']:.4f}.",
+            "Mean share of test images for which the router names the winner of the exact competition, over seeds",
+            f"of [the reproduction](reproduction.md), without a last lesson: {record['router_agreement_10']:.4f}.",
         ]
     if "peak_rss_mb" in record:
         lines += ["", f"Peak memory of a training of `default`: {record['peak_rss_mb']:.0f} MB."]

@@ -43,7 +43,7 @@ def restore_whole(run: Run, path: str | Path, *, calibration: Calibration | None
     pictures = _read_all(run, path)
     scores = torch.zeros(len(run.experts), len(pictures))
     winners = torch.zeros(len(pictures), dtype=torch.int64)
-    images, reasons = list[np.ndarray](), [""] * (0 if calibration is None else len(pictures))
+    reasons = [""] * (0 if calibration is None else len(pictures))
     found: dict[int, np.ndarray] = {}
     for indices, batch in _of_one_size(run, pictures):
         means, chosen, restored = restore_full_size(run.experts, run.discriminator, batch)

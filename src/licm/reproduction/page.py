@@ -53,13 +53,9 @@ COLUMNS = {  # of a condition's figures: title and form
     "identification_ratio_min_told": ("ratio, told", "{:.3f}"),
     "train_seconds": ("seconds", "{:.0f}"),
 }
-MECHANISM_TITLES = {  # of a mechanism's figures: title and form
+MECHANISM_TITLES = COLUMNS | {  # likewise of a mechanism's figures
     "settled_median": ("settled step, median", "{:g}"),
     "settled_latest": ("latest", "{:g}"),
-    "psnr": ("PSNR, dB", "{:.1f}"),
-    "psnr_supervised": ("PSNR paired", "{:.1f}"),
-    "ssim": ("SSIM", "{:.3f}"),
-    "ssim_supervised": ("SSIM paired", "{:.3f}"),
     "identification": ("identification", "{:.3f}"),
 }
 MECHANISM_COLUMNS = {  # of an experiment

@@ -178,7 +178,7 @@ def reproduce(
                 for job in row.jobs:
                     if _is_done(job, out):
                         continue
-                    if MEASURES[job.measure].needs_run and not (may_compete(row, out) and has_failed(row, out) is None):
+                    if MEASURES[job.measure].needs_run and (not may_compete(row, out) or why_failed(row, out)):
                         break
                     say(f"{name}: {job.measure}")
                     if not _do(job, out, quiet=quiet):
@@ -200,7 +200,7 @@ def may_compete(row: Row, out: Path) -> bool:
     return paired is None or min(paired["per_mechanism"]["psnr"]) >= row.representable
 
 
-def has_failed(row: Row, out: Path) -> str | None:
+def why_failed(row: Row, out: Path) -> str | None:
     """Why the row's run cannot be had, if it has diverged: the same seed would diverge again."""
     records = (read_record(job, out) for job in row.jobs)
     return next((record["failed"] for record in records if record is not None and "failed" in record), None)

@@ -9,7 +9,7 @@ from typing import Any
 
 from licm.metrics import duplicate_experts, match_experts, owned_mechanisms, settled_steps
 from licm.reproduction.experiments import EXPERIMENTS
-from licm.reproduction.running import Row, has_failed, may_compete, read_record
+from licm.reproduction.running import Row, may_compete, read_record, why_failed
 
 SUCCESS = 0.95  # matched share from which a run succeeds
 DIVERGED = {"matched_share": 0.0, "success": 0.0, "collapse": 1.0}  # what a run counts as that has no end
@@ -124,7 +124,7 @@ def find(rows: Iterable[Row], out: Path) -> list[Found]:
     for row in rows:
         read = {job.measure: read_record(job, out) for job in row.jobs}
         records = {name: each for name, each in read.items() if each is not None and "failed" not in each}
-        found.append(Found(row, records, may_compete(row, out), has_failed(row, out)))
+        found.append(Found(row, records, may_compete(row, out), why_failed(row, out)))
     return found
 
 
@@ -201,7 +201,8 @@ def _condition(found: Sequence[Found]) -> dict[str, Any]:
     runs = [figures_of(each.records) if each.failed is None else DIVERGED for each in found]
     names = dict.fromkeys(name for run in runs for name in run)
     known = {name: [value for run in runs if (value := run.get(name)) is not None] for name in names}
-    settled = [step for steps in _settled(found) for step in steps]
+    steps = _settled(found)
+    settled = [step for each in steps for step in each]
     return {
         "seeds": [each.row.seed for each in found if each.is_done],
         "planned": len(found),
@@ -210,11 +211,11 @@ def _condition(found: Sequence[Found]) -> dict[str, Any]:
         "settled_step_median": _finite(statistics.median(settled)) if settled else None,
         "settled_share": statistics.fmean(map(math.isfinite, settled)) if settled else None,
         "figures": {name: _spread(values) for name, values in known.items() if values},
-        "by_mechanism": _by_mechanism(found),
+        "by_mechanism": _by_mechanism(found, steps),
     }
 
 
-def _by_mechanism(found: Sequence[Found]) -> dict[str, dict[str, float | None]]:
+def _by_mechanism(found: Sequence[Found], steps: Sequence[Sequence[float]]) -> dict[str, dict[str, float | None]]:
     """Of each mechanism the means over runs, and the median and latest settled step (None: never)."""
     evaluated = [each.records["evaluation"] for each in found if "evaluation" in each.records]
     if not evaluated:
@@ -228,9 +229,9 @@ def _by_mechanism(found: Sequence[Found]) -> dict[str, dict[str, float | None]]:
     values["identification"] = [shares for shares in transferred if shares is not None]
     columns: dict[str, list[float | None]]
     columns = {name: [statistics.fmean(each) for each in zip(*runs)] for name, runs in values.items() if runs}
-    settled = list(zip(*_settled(found)))
-    columns |= {"settled_median": [_finite(statistics.median(steps)) for steps in settled]}
-    columns |= {"settled_latest": [_finite(max(steps)) for steps in settled]}
+    settled = list(zip(*steps))
+    columns |= {"settled_median": [_finite(statistics.median(each)) for each in settled]}
+    columns |= {"settled_latest": [_finite(max(each)) for each in settled]}
     names = evaluated[0]["mechanisms"]
     return {name: {key: each[index] for key, each in columns.items()} for index, name in enumerate(names)}
 

@@ -99,8 +99,8 @@ LINES = Calibration(
     temperature=1.0,
     clean_score=1.0,
     usual_error=[(0.0, 1.0), (math.log(100), 2.0)],
-    middle=[0.0, 0.0, -3.0],
-    line=[2.0, 2.0, -1.0],
+    middle=[0.0, 0.0, 0.0, -3.0],
+    line=[2.0, 2.0, 4.0, -1.0],
 )
 
 
@@ -112,6 +112,8 @@ LINES = Calibration(
         (-3, -2.5, 0, 1.0, "unknown", 1.25),  # no output is good
         (-3, 0, 0, 100.0, "unknown", math.log(100) / 2),  # F_0 cannot tell the input again,
         (-3, 0, 1, 100.0, "", 0),  # F_1 never can
+        (-3, 0, 1, 1e-4, "unknown", math.log(1e6) / 8),  # it can too well: less noise than 1 is used to
+        (1.5, 0, 1, 1e-4, "clean", 2.25),  # none at all
         (0, 0, 0, 1.0, "unknown", 1.5),  # better than any of the mixture, yet not clean
         (1.5, 0, 0, 1.0, "clean", 2.25),
         (1.5, -2.5, 0, 1.0, "unknown", 2.25),  # no expert keeps it as it is
@@ -157,7 +159,9 @@ def test_the_shipped_model_knows_what_it_knows(digits):
 
     mixture = evaluation_mixture(digits.select(range(200)), parse_mechanisms("paper"))
     scores, known = look(mixture.images)
-    _, blurred = look(parse_mechanism("blur(sigma=2.5)")(mixture.originals[:60]))
+    blurred, faded = (
+        look(parse_mechanism(held)(mixture.originals[:60]))[1] for held in ("blur(sigma=2.5)", "contrast(factor=0.2)")
+    )
     _, clean = look(mixture.originals[:60])
     confidence = calibration.confidences(scores)
     owners = torch.stack([confidence[mixture.mechanism == index].mean(dim=0) for index in range(10)]).argmax(dim=1)
@@ -167,6 +171,7 @@ def test_the_shipped_model_knows_what_it_knows(digits):
     assert roc_auc_score([0] * 200 + [1] * 60, strange) >= 0.9
     assert sum(map(bool, calibration.reasons(known))) <= 20
     assert calibration.reasons(blurred).count("unknown") >= 54
+    assert calibration.reasons(faded).count("unknown") >= 54
     assert calibration.reasons(clean).count("clean") >= 48
 
 

@@ -5,10 +5,10 @@ Calibration of Modern Neural Networks*, ICML 2017). They fit T on labels; here t
 takes the label's place: what a pixel changes was not sure. An image is left undecided for one of two reasons:
 
 - *clean*: D scores the image itself as it does canonical ones, and some expert keeps it so;
-- *unknown*: it is none of the mechanisms that the experts undo. Three signs tell, each against the training mixture:
-  the winner's score is low, the cycle error |F_j(E_j(x')) - x'|^2 is large for this winner, or the image itself has a
-  better score than images of the mixture have. (A discriminator that has met the experts' outputs alone gives blurred
-  digits good scores; that such digits are none of the mixture shows in the third sign.)
+- *unknown*: it is none of the mechanisms that the experts undo. Four signs tell, each against the training mixture.
+  No expert restores it: the winner's score is low, or the cycle error |F_j(E_j(x')) - x'|^2 is large for this winner.
+  Or it is foreign to the mixture: the cycle error is small for this winner (the expert of noise has won what holds too
+  little noise), or the image itself has a better score than images of the mixture have.
 
 What is fitted is a `Calibration`, which training leaves in the run folder.
 """
@@ -89,10 +89,9 @@ class Calibration:
 
         What no expert restores is unknown, whatever D thinks of it as it is.
         """
-        *restored, own = self._signs(evidence)
-        badly = torch.stack(restored).amax(dim=0) > 1
+        badly, foreign = ((signs > 1).any(dim=0) for signs in self._signs(evidence).chunk(2))
         clean = ~badly & (_logit(evidence.own) >= self.clean_score)
-        unknown = ~clean & (badly | (own > 1))
+        unknown = ~clean & (badly | foreign)
         return [CLEAN if one else UNKNOWN if other else "" for one, other in zip(clean.tolist(), unknown.tolist())]
 
     def _signs(self, evidence: Evidence) -> Tensor:
@@ -235,13 +234,14 @@ def save_calibration(calibration: Calibration, folder: Path) -> None:
 
 
 def read_calibration(folder: Path, run: Run) -> Calibration | None:
-    """Reads what was fitted to a run as it is; None if there is nothing, or it was fitted to another step."""
+    """Reads what was fitted to a run as it is; None if there is nothing, or it is of another step or other signs."""
     found = read_object(folder / CALIBRATION) if (folder / CALIBRATION).exists() else None
     try:
-        calibration = None if found is None else Calibration(**found)
+        calibration = Calibration(**(found or {}))
+        of_now = len(calibration.line) == (2 if calibration.usual_error is None else 4)
     except TypeError:
         return None
-    return calibration if calibration is not None and calibration.step == run.step else None
+    return calibration if of_now and calibration.step == run.step else None
 
 
 def needed(calibration: Calibration | None) -> Calibration:
@@ -287,9 +287,13 @@ def _usual_errors(evidence: Evidence, num_experts: int) -> list[tuple[float, flo
 
 
 def _raw_signs(evidence: Evidence, usual: list[tuple[float, float]] | None) -> Tensor:
-    """The signs of an unknown mechanism, [2 or 3, n], the larger the stranger; the image's own score is the last."""
-    signs = [-_logit(evidence.winning), _logit(evidence.own)]
-    if usual is not None:
-        mean, spread = torch.tensor(usual, dtype=torch.float64)[evidence.winners].T
-        signs.insert(1, (_log_error(evidence) - mean) / spread)
-    return torch.stack(signs)
+    """The signs of an unknown mechanism, [2 or 4, n], the larger the stranger.
+
+    The first half of them says that it is not restored, the other half that it is foreign to the mixture.
+    """
+    unlike, real = -_logit(evidence.winning), _logit(evidence.own)
+    if usual is None:
+        return torch.stack([unlike, real])
+    mean, spread = torch.tensor(usual, dtype=torch.float64)[evidence.winners].T
+    error = (_log_error(evidence) - mean) / spread
+    return torch.stack([unlike, error, -error, real])

@@ -153,7 +153,7 @@ class TrainingConfig(_Section):
     validate_every: int = Field(50, ge=1)
     validation_images: int = Field(250, ge=1)
     save_every: int = Field(50, ge=1)
-    compile: bool = Field(False, description="compile the experts' scoring: 20 s once; pays with wide experts")
+    compile: bool = Field(False, description="compile the experts' scoring: 13 s once; pays with wide experts")
 
 
 class Config(_Section):

@@ -25,7 +25,8 @@ from licm.confidence import CLEAN, UNKNOWN, Calibration, Evidence, ensure_calibr
 from licm.datasets import to_float
 from licm.evaluation import confidence_figures, load_evaluated
 from licm.mechanisms import MECHANISMS, Mechanism, parse_mechanisms
-from licm.run import Run, load_run, restore_images
+from licm.run import Run, restore_images
+from licm.saving import load_run
 from licm.seeding import generator
 from licm.shipped import find_run
 

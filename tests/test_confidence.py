@@ -31,7 +31,8 @@ from licm.confidence import (
 from licm.datasets import evaluation_mixture, load_originals, to_bytes, to_float
 from licm.mechanisms import parse_mechanism, parse_mechanisms
 from licm.restoring import restore_files
-from licm.run import load_run, restore_images
+from licm.run import restore_images
+from licm.saving import load_run
 from licm.shipped import SHIPPED
 from tests.commands import licm, refused
 from tests.problems import bars

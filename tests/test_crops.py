@@ -15,7 +15,7 @@ from licm.datasets import load_training_data
 from licm.describing import load_for_description
 from licm.evaluation import evaluate
 from licm.restoring import restore_files
-from licm.run import load_run
+from licm.saving import load_run
 from licm.seeding import generator
 from licm.sources import load_images
 from licm.training import train

@@ -19,7 +19,8 @@ from licm.mechanisms import Mechanism, parse_mechanism
 from licm.operators import Operator
 from licm.records import DESCRIPTION, PICTURES, Pictures, load_pictures, read_records
 from licm.report import write_report
-from licm.run import load_run, restore_images
+from licm.run import restore_images
+from licm.saving import load_run
 from licm.seeding import generator
 from tests.commands import licm, refused
 from tests.problems import bars

@@ -20,7 +20,8 @@ from licm import MechanismInverter
 from licm.checkpoint import HISTORY
 from licm.estimator import IN_MEMORY
 from licm.records import read_records
-from licm.run import build_run, load_run, restore_images
+from licm.run import build_run, restore_images
+from licm.saving import load_run
 from licm.sources import ImageSet
 from tests.problems import bars
 

@@ -123,7 +123,7 @@ def test_one_expert_is_evaluated_too(tmp_path, small_config):
 
 def test_a_run_whose_parts_do_not_fit_is_refused_in_one_line(small_run):
     from licm.checkpoint import CONFIG
-    from licm.run import load_run
+    from licm.saving import load_run
 
     path = small_run / CONFIG
     path.write_text(path.read_text().replace("width: 4", "width: 5"))

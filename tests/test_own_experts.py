@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from licm.config import Config, make_config
 from licm.evaluation import evaluate
 from licm.models import EXPERTS
-from licm.run import build_run, load_run
+from licm.run import build_run
+from licm.saving import load_run
 from licm.training import train
 from tests.conftest import SMALL_RUN
 

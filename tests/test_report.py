@@ -25,7 +25,8 @@ from licm.evaluation import evaluate, take_samples
 from licm.figures import FIGURES, sample_grid, summary, winner_heatmap
 from licm.records import EVALUATION, SAMPLES, Records, Samples, load_samples, read_records, save_samples
 from licm.report import write_report
-from licm.run import load_run, restore_images
+from licm.run import restore_images
+from licm.saving import load_run
 from licm.training import train
 from tests.commands import refused
 from tests.conftest import SMALL_RUN

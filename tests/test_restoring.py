@@ -19,7 +19,8 @@ from licm.config import make_config
 from licm.datasets import TrainingData
 from licm.full_size import restore_full_size
 from licm.restoring import restore_files
-from licm.run import load_run, restore_images
+from licm.run import restore_images
+from licm.saving import load_run
 from licm.training import train
 from tests.commands import licm, refused
 from tests.conftest import SMALL_RUN

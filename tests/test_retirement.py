@@ -15,7 +15,8 @@ from licm.health import Health
 from licm.retirement import expendable, retire
 from licm.revival import Revival
 from licm.routing import Router, Routing
-from licm.run import load_run, restore_images, route_images, start_cycle
+from licm.run import restore_images, route_images, start_cycle
+from licm.saving import load_run
 from licm.seeding import generator
 from licm.training import train
 from tests.problems import bars, small_competition

@@ -7,7 +7,8 @@ from licm import checkpoint as files
 from licm.competition import Competition
 from licm.config import make_config
 from licm.routing import Router, Routing
-from licm.run import build_run, load_run, restore_images, save_run
+from licm.run import build_run, restore_images
+from licm.saving import load_run, save_run
 from licm.seeding import generator
 from licm.training import train
 from tests.problems import bars, small_competition

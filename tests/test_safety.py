@@ -19,7 +19,7 @@ from licm import checkpoint as files
 from licm.assignments import ASSIGNMENTS, RESTORING, SKIPPED, UNFINISHED
 from licm.console import run_app
 from licm.restoring import restore_files
-from licm.run import load_run
+from licm.saving import load_run
 from licm.writing import whole_folder, write_text
 from tests.commands import licm, refused
 from tests.problems import bars

@@ -16,7 +16,8 @@ from licm.models import EXPERTS, Discriminator, Expert, ExpertBank, convolution
 from licm.report import write_report
 from licm.restoring import restore_files
 from licm.routing import Router
-from licm.run import build_run, load_run, restore_images, route_images
+from licm.run import build_run, restore_images, route_images
+from licm.saving import load_run
 from licm.seeding import generator
 from licm.sharing.exporting import export_model
 from licm.training import train

@@ -20,7 +20,8 @@ from licm.checkpoint import CHECKPOINT, read_history
 from licm.config import make_config
 from licm.datasets import evaluation_mixture
 from licm.metrics import psnr
-from licm.run import build_run, restore_images, save_weights
+from licm.run import build_run, restore_images
+from licm.saving import save_weights
 from licm.sharing import hub
 from licm.sharing.cards import CARD, README, card_text, list_pretrained, read_card
 from licm.sharing.exporting import MODEL_FILES, export_model

@@ -17,7 +17,8 @@ from licm.config import Config, make_config
 from licm.datasets import TrainingData, load_training_data, make_mixture
 from licm.mechanisms import parse_mechanisms
 from licm.revival import Trial
-from licm.run import build_run, load_run, restore_images
+from licm.run import build_run, restore_images
+from licm.saving import load_run
 from licm.seeding import generator
 from licm.sources import ImageSet
 from licm.training import _update_schedule, next_learning_rate_factor, train

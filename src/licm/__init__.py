@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from licm.evaluation import evaluate
     from licm.mechanisms import MECHANISMS, Chain, Mechanism, parse_mechanism, parse_mechanisms
     from licm.models import Discriminator, Expert, ExpertBank
-    from licm.run import Run, load_run
+    from licm.run import Run
+    from licm.saving import load_run
     from licm.training import train
 
 _HOME = {
@@ -35,7 +36,8 @@ _HOME = {
     "licm.evaluation": ["evaluate"],
     "licm.mechanisms": ["MECHANISMS", "Chain", "Mechanism", "parse_mechanism", "parse_mechanisms"],
     "licm.models": ["Discriminator", "Expert", "ExpertBank"],
-    "licm.run": ["Run", "load_run"],
+    "licm.run": ["Run"],
+    "licm.saving": ["load_run"],
     "licm.training": ["train"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -26,7 +26,8 @@ from licm.competition import compete
 from licm.datasets import load_training_data
 from licm.full_size import TILE_PIXELS, crop_scores, cycle_errors
 from licm.reading import read_object
-from licm.run import Run, load_run, restore_images
+from licm.run import Run, restore_images
+from licm.saving import load_run
 from licm.writing import write_text
 
 CALIBRATION = "calibration.json"

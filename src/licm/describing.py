@@ -19,7 +19,8 @@ from licm.datasets import load_training_data, to_bytes, to_float
 from licm.mechanisms import Mechanism
 from licm.operators import FITS_ROUGHLY, FITS_WELL, Fit, fit_operator, to_where
 from licm.records import DESCRIPTION, PICTURES, Pictures, save_samples
-from licm.run import Run, load_image_run
+from licm.run import Run
+from licm.saving import load_image_run
 from licm.sources import load_images
 from licm.writing import write_text
 

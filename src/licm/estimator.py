@@ -22,7 +22,8 @@ from licm.datasets import IN_MEMORY, TrainingData, load_training_data
 from licm.forms import PATHS, Given, count_axes, read_images
 from licm.models import placed
 from licm.progress import Progress
-from licm.run import Run, load_run, restore_images, save_run, start_cycle
+from licm.run import Run, restore_images, start_cycle
+from licm.saving import load_run, save_run
 from licm.sharing.hub import obtain_model
 from licm.sources import ImageSet
 from licm.training import train

@@ -24,7 +24,8 @@ from licm.datasets import (
 )
 from licm.mechanisms import parse_mechanisms
 from licm.records import Samples
-from licm.run import Run, load_image_run, restore_images, route_images
+from licm.run import Run, restore_images, route_images
+from licm.saving import load_image_run
 
 Split = Literal["test", "validation"]
 

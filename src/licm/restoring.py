@@ -28,7 +28,8 @@ from licm.pictures import (
     list_images,
 )
 from licm.routing import Router
-from licm.run import Run, load_image_run
+from licm.run import Run
+from licm.saving import load_image_run
 from licm.whole_images import padded_size, read_for
 
 SHARD_IMAGES, SHARD_PIXELS = 128, 1 << 21  # the images of a shard: at most so many, or (but for the last) so large

@@ -1,15 +1,13 @@
-"""A run: what it holds in memory, and its way to the run folder and back."""
+"""A run: what it holds in memory, how it is built, and what images become by it."""
 
 from dataclasses import dataclass, field, replace
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from licm import checkpoint as files
-from licm.checks import KINDS, check_images
+from licm.checks import check_images
 from licm.competition import Competition, compete
 from licm.config import Config
 from licm.health import Health
@@ -131,7 +129,7 @@ def build_run(config: Config, *, channels: int, image_size: int = 1, dims: int =
         ValueError: If torch cannot compute on the device here, the discriminator does not fit the image size, or an
             expert does not give images of the shape and range it was given.
     """
-    _check_device(device)
+    check_device(device)
     settings = config.experts.model_dump()
     make_expert = EXPERTS[settings.pop("architecture")]
     if dims != 2:  # an architecture for images alone need not know of it
@@ -170,7 +168,7 @@ def build_run(config: Config, *, channels: int, image_size: int = 1, dims: int =
         learning_rate=config.training.learning_rate,
         betas=config.training.betas,
     )
-    return Run(config, competition, Health.start(config.num_experts), _make_revival(config))
+    return Run(config, competition, Health.start(config.num_experts), make_revival(config))
 
 
 def start_cycle(run: Run, config: Config) -> Run:
@@ -179,7 +177,7 @@ def start_cycle(run: Run, config: Config) -> Run:
         run,
         config=config,
         health=Health.start(config.num_experts, run.experts.competing),
-        revival=_make_revival(config),
+        revival=make_revival(config),
         step=0,
         learning_rate_factor=1.0,
         decay_start=None,
@@ -188,7 +186,8 @@ def start_cycle(run: Run, config: Config) -> Run:
     )
 
 
-def _make_revival(config: Config) -> Revival:
+def make_revival(config: Config) -> Revival:
+    """Returns what watches over idle experts, at its start."""
     return Revival(config.num_experts, config.seed, **config.revival.model_dump(exclude={"enabled", "until", "retire"}))
 
 
@@ -203,7 +202,8 @@ def _check_expert(expert: torch.nn.Module, name: str, images: Tensor) -> None:
         )
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Raises a `ValueError` if torch cannot compute on the device here."""
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -258,143 +258,3 @@ def _restore_routed(run: Run, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     own = torch.cat([run.discriminator(part) for part in restored.split(64)]).sigmoid().cpu()
     scores = own.new_zeros(len(run.experts), len(images)).scatter(0, winners[None], own[None])
     return scores, winners, restored.cpu().contiguous()
-
-
-def save_run(run: Run, folder: Path) -> None:
-    """Writes a checkpoint of the run."""
-    former = run.revival.state()[1]
-    tensors = {f"revival.{name}": tensor for name, tensor in former.items()} | _weights(run)
-    for prefix, optimizer in _optimizers(run).items():
-        for index, parameter in enumerate(_parameters(optimizer)):
-            for name, value in optimizer.state.get(parameter, {}).items():
-                tensors[f"{prefix}.{index}.{name}"] = value
-    files.save_checkpoint(folder, tensors, _state(run))
-
-
-def save_weights(run: Run, folder: Path, *, half: bool = True) -> None:
-    """Writes a checkpoint of what using the run takes, without what only training does: optimisers, revivals on trial.
-
-    Args:
-        run: The run.
-        folder: A run folder, as that of `save_run`, which `load_run` reads.
-        half: Store floating-point numbers as float16, in half the room, but for tensors it cannot hold.
-    """
-    tensors = _weights(run)
-    if half:
-        tensors = {name: _halved(tensor) for name, tensor in tensors.items()}
-    files.save_checkpoint(folder, tensors, _state(replace(run, revival=_make_revival(run.config))))
-
-
-def _halved(tensor: Tensor) -> Tensor:
-    half = tensor.half() if tensor.is_floating_point() else tensor
-    return half if half.isfinite().all() else tensor
-
-
-def _weights(run: Run) -> dict[str, Tensor]:
-    modules = _modules(run).items()
-    return {f"{prefix}.{name}": value for prefix, module in modules for name, value in module.state_dict().items()}
-
-
-def _state(run: Run) -> dict[str, Any]:
-    """The plain values of a checkpoint."""
-    return {
-        "step": run.step,
-        "decay_start": run.decay_start,
-        "retirement_step": run.retirement_step,
-        "seconds": run.seconds,
-        "image_shape": [run.discriminator.channels, run.discriminator.image_size],
-        "dims": run.discriminator.dims,
-        "health": run.health.state(),
-        "usual_error": run.competition.usual_error.tolist(),
-        "retired": (~run.experts.competing).nonzero().flatten().tolist(),
-        "revival": run.revival.state()[0],
-        "routing": None if run.competition.routing is None else run.competition.routing.state(),
-    }
-
-
-def load_run(folder: str | Path, *, device: str = "cpu") -> Run:
-    """Reads a run from its folder, to use its experts or to go on training.
-
-    Raises:
-        ValueError: If the folder is not a run, has no readable checkpoint, or the checkpoint does not fit the
-            configuration or holds what are no numbers.
-    """
-    folder = Path(folder)
-    config = files.read_config(folder)
-    tensors, state = files.load_checkpoint(folder)
-    _check_device(device)
-    try:
-        run = _restore(config, tensors, state, device)
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"the checkpoint of {str(folder)!r} does not fit its configuration: {reason}") from None
-    run.experts.eval()
-    return run
-
-
-def load_image_run(folder: str | Path, *, device: str = "cpu") -> Run:
-    """Reads a run for what is done with images alone; raises a `ValueError` of its own for one of another kind."""
-    run = load_run(folder, device=device)
-    if run.discriminator.dims != 2:
-        kind = KINDS[run.discriminator.dims]
-        raise ValueError(f"{str(folder)!r} is a run of {kind}: this is for images, use restore_images on {kind}")
-    return run
-
-
-def _restore(config: Config, tensors: dict[str, Tensor], state: dict[str, Any], device: str) -> Run:
-    """Builds a run and fills it with what was saved."""
-    files.check_plausible(tensors, state, num_experts=config.num_experts)
-    channels, image_size = state["image_shape"]
-    dims = state.get("dims", 2)  # none was saved when there were images alone
-    run = build_run(config, channels=channels, image_size=image_size, dims=dims, device=device)
-
-    def under(prefix: str) -> dict[str, Tensor]:
-        start = f"{prefix}."
-        return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
-
-    if state.get("routing") is None:  # off, or saved before there were routers
-        run.competition.routing = None
-    else:
-        assert run.competition.routing is not None
-        run.competition.routing.restore(state["routing"])
-    for prefix, module in _modules(run).items():
-        module.load_state_dict(under(prefix))
-    for prefix, optimizer in _optimizers(run).items():
-        saved = under(prefix)
-        for index, parameter in enumerate(_parameters(optimizer)):
-            for name in ("step", "exp_avg", "exp_avg_sq"):
-                if f"{index}.{name}" in saved:
-                    value = saved[f"{index}.{name}"]
-                    like = torch.empty((), device=parameter.device) if name == "step" else parameter.detach()
-                    optimizer.state[parameter][name] = torch.empty_like(like).copy_(value)
-    run.experts.retire(state.get("retired", []))
-    run.health = Health.restore(state["health"])
-    run.competition.usual_error = torch.tensor(state["usual_error"])
-    run.revival.restore(state["revival"], {k: v.to(device) for k, v in under("revival").items()})
-    run.step, run.decay_start = state["step"], state["decay_start"]
-    run.retirement_step = state.get("retirement_step")
-    run.seconds = state["seconds"]
-    return run
-
-
-def _modules(run: Run) -> dict[str, torch.nn.Module]:
-    modules = {"bank": run.experts, "discriminator": run.discriminator}
-    if run.competition.forward is not None:
-        modules["forward"] = run.competition.forward
-    if run.competition.routing is not None:
-        modules["router"] = run.competition.routing.router
-    return modules
-
-
-def _optimizers(run: Run) -> dict[str, torch.optim.Optimizer]:
-    optimizers: dict[str, torch.optim.Optimizer] = {
-        "expert_optimizer": run.competition.expert_optimizer,
-        "discriminator_optimizer": run.competition.discriminator_optimizer,
-    }
-    if run.competition.routing is not None:
-        optimizers["router_optimizer"] = run.competition.routing.optimizer
-    return optimizers
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -21,7 +21,8 @@ from licm.classifier import predict_labels, train_classifier
 from licm.datasets import Mixture, evaluation_mixture, load_originals, make_mixture, to_float
 from licm.mechanisms import parse_mechanisms
 from licm.metrics import winner_matrix
-from licm.run import Run, load_image_run, restore_images
+from licm.run import Run, restore_images
+from licm.saving import load_image_run
 from licm.seeding import generator
 
 GRAPH = nx.freeze(nx.DiGraph([("class", "answer"), ("mechanism", "answer")]))

@@ -30,7 +30,8 @@ from licm.evaluation import evaluate, load_evaluated
 from licm.mechanisms import parse_mechanisms
 from licm.records import read_records
 from licm.reproduction.paired import restore_paired
-from licm.run import Run, load_run, restore_images
+from licm.run import Run, restore_images
+from licm.saving import load_run
 from licm.seeding import generator
 from licm.sources import ImageSet
 from licm.writing import write_bytes

@@ -52,7 +52,7 @@ def export(
     if out.suffix == ".onnx":
         if name or licence or note or float32:
             raise ValueError("--name, --licence, --note and --float32 are for a folder; an ONNX file has no card")
-        from licm.run import load_run
+        from licm.saving import load_run
         from licm.sharing.onnx import export_onnx
         from licm.shipped import find_run
 

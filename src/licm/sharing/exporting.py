@@ -16,7 +16,8 @@ from licm.config import Config, to_yaml
 from licm.mechanisms import parse_mechanisms
 from licm.reading import read_object
 from licm.records import EVALUATION
-from licm.run import Run, load_image_run, save_weights
+from licm.run import Run
+from licm.saving import load_image_run, save_weights
 from licm.sharing.cards import CARD, README, read_card, readme_text
 from licm.shipped import find_run
 from licm.writing import whole_folder, write_text
@@ -75,7 +76,7 @@ def export_model(
         name: What the model is called; None for the name of `out`, or what it was called before.
         licence: Under which it is given, as an SPDX identifier such as MIT or CC-BY-SA-4.0.
         note: A sentence of one's own for the card.
-        half: Store the weights as float16; see `licm.run.save_weights`.
+        half: Store the weights as float16; see `licm.saving.save_weights`.
 
     Returns:
         The card; see `licm.sharing.cards`.

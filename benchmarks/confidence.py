@@ -1,6 +1,6 @@
 """How well a run knows what it knows: calibration error, and abstention on mechanisms that it has never met.
 
-    python -m benchmarks confidence mnist-10 --json docs/results/confidence.json
+    python -m benchmarks confidence mnist-10 RUN RUN --images 100 --json docs/results/confidence.json
 
 The runs are finished ones on a source under known mechanisms, or models of the package. What they are measured on are
 official test digits: under the run's own mechanisms, as `licm evaluate` has them, and under mechanisms held out. A run

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from licm import checkpoint as files
-from licm import training
+from licm import history
 from licm.classifier import accuracy, train_classifier
 from licm.config import Config, make_config
 from licm.datasets import TrainingData, load_training_data, make_mixture
@@ -352,7 +352,7 @@ def test_fresh_mixture_trains(tmp_path):
 
 
 def test_embedded_digits_by_default(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "JUDGE_IMAGES", 100)
+    monkeypatch.setattr(history, "JUDGE_IMAGES", 100)
     config = small_config(steps=1, mechanisms="paper", training__validation_images=20)
     run = train(config, tmp_path / "run")
     assert run.discriminator.image_size == 28

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from licm.checkpoint import hold
+from licm.checkpoint import hold, provenance
 from licm.config import flat, make_config
 from licm.drawing import LIGHT
 from licm.health import Diverged
@@ -423,6 +423,18 @@ def test_a_page_shows_figures_that_there_are():
     there = {*figures_of(records), "settled_step"}
     assert set(page.SHOWN) == set(EXPERIMENTS)
     assert {name for names in page.SHOWN.values() for name in names} <= set(page.COLUMNS) <= there
+
+
+def test_a_result_whose_own_measure_is_missing_says_so(tmp_path):
+    rows = plan(["fashion_mnist"], seeds=1)
+    (tmp_path / "records").mkdir()
+    (job,) = (job for job in rows[0].jobs if job.measure == "evaluation")
+    record = {"measure": "evaluation", **evaluation([[1.0, 0.0], [0.0, 1.0]], provenance=provenance())}
+    (tmp_path / "records" / f"{job.name}.json").write_text(json.dumps(record))
+    page.write_results(rows, tmp_path, command="licm reproduce")
+    text = (tmp_path / page.MARKDOWN).read_text()
+    assert "Not measured yet." in text
+    assert "mechanism 0" not in text
 
 
 def test_records_are_published_at_the_budget_of_their_page(tmp_path):

@@ -134,11 +134,13 @@ def _section(name: str, results: dict[str, Any], found: Sequence[Found], out: Pa
         file = f"{name}-{number}.svg"
         write_bytes(out / FIGURES / file, light)
         drawn.append({"title": title, "file": file, "light": _data_uri(light), "dark": _data_uri(dark)})
+    table = _condition_table(results[name]["conditions"], SHOWN[name])
+    is_measured = len(table[0]) > 2
     return {
         "name": name,
         "title": EXPERIMENTS[name].title,
-        "reading": EXPERIMENTS[name].reading,
-        "table": _condition_table(results[name]["conditions"], SHOWN[name]),
+        "reading": EXPERIMENTS[name].reading + ("" if is_measured else " Not measured yet."),
+        "table": table,
         "failed": _failures(results[name]["conditions"]),
         "mechanisms": _mechanism_table(results[name]["conditions"], MECHANISM_COLUMNS.get(name, ())),
         "groups": _group_table(own),
@@ -182,13 +184,14 @@ def _failures(conditions: dict[str, Any]) -> list[str]:
 
 
 def _mechanism_table(conditions: dict[str, Any], shown: Sequence[str]) -> Table:
-    """A line for each condition and mechanism; empty where nothing is to be shown by mechanism."""
+    """A line for each condition and mechanism of which something is known; empty where there is none."""
     table = [["condition", "mechanism", *(MECHANISM_TITLES[name][0] for name in shown)]]
     for label, each in conditions.items():
         for mechanism, means in each["by_mechanism"].items():
-            cells = ["-" if name not in means else _number(means[name], MECHANISM_TITLES[name][1]) for name in shown]
-            table.append([label, mechanism, *cells])
-    return table if shown and len(table) > 1 else []
+            if any(name in means for name in shown):
+                cells = [_number(means[name], MECHANISM_TITLES[name][1]) if name in means else "-" for name in shown]
+                table.append([label, mechanism, *cells])
+    return table if len(table) > 1 else []
 
 
 def _number(value: float | None, form: str) -> str:

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from licm.reading import check_regular, refuse
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp")
+_TOLD = 10  # suffixes of other files that are named
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # all that Pillow is asked to try, whatever a file's name
 _KEEPING: dict[str, dict[str, Any]] = {  # what keeps most of an image; the other formats lose nothing anyway
     "JPEG": {"quality": 95, "subsampling": 0},
@@ -208,6 +209,18 @@ class Listing(NamedTuple):
     others: dict[str, int]
     """How many files have no image's name, by suffix in small letters, the most frequent first."""
 
+    def require(self, folder: str | Path) -> None:
+        """Raises a `ValueError` if there is no image, and no link to one that is not followed."""
+        if not self.names and not self.refused:
+            got = f"a folder with none, but {self.others_in_words()}" if self.others else "a folder with none"
+            raise ValueError(f"{folder}: expected images ({' '.join(IMAGE_SUFFIXES)}), got {got}")
+
+    def others_in_words(self) -> str:
+        """How many other files there are, and the most frequent suffixes."""
+        told = [f"{suffix or 'without a suffix'} {count}" for suffix, count in self.others.items()]
+        more = ", ..." if len(told) > _TOLD else ""
+        return f"{sum(self.others.values())} other file(s) ({', '.join(told[:_TOLD])}{more})"
+
 
 def list_images(folder: str | Path) -> Listing:
     """Lists the images in a folder and its subfolders.
@@ -254,9 +267,8 @@ def find_images(folder: str | Path) -> list[Path]:
     Raises:
         ValueError: If a folder cannot be read, there is no image, or there are links that are not followed.
     """
-    names, refused, _ = list_images(folder)
-    for name, reason in refused.items():
+    listing = list_images(folder)
+    listing.require(folder)
+    for name, reason in listing.refused.items():
         raise ValueError(f"{Path(folder, name)}: {reason}: copy what it leads to")
-    if not names:
-        raise ValueError(f"{folder}: expected images ({' '.join(IMAGE_SUFFIXES)}), got a folder with none")
-    return [Path(folder, name) for name in names]
+    return [Path(folder, name) for name in listing.names]

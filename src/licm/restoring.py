@@ -34,7 +34,6 @@ from licm.whole_images import padded_size, read_for
 
 SHARD_IMAGES, SHARD_PIXELS = 128, 1 << 21  # the images of a shard: at most so many, or (but for the last) so large
 
-_TOLD = 10  # suffixes of files that are passed over
 
 KEEP = {"none": (), "clean": (CLEAN,), "all": (CLEAN, UNKNOWN)}
 """Which images that the run abstains from are left as they are."""
@@ -117,17 +116,16 @@ def restore_files(
     if calibration is None:
         logger.warning("warning: run %r is not calibrated: it never abstains (see licm evaluate)", str(run_folder))
     base = source if source.is_dir() else source.parent
-    names, refused, others = list_images(source) if source.is_dir() else Listing([source.name], {}, {})
-    if not names and not refused:
-        got = f"a folder with none, but {_counted(others)}" if others else "a folder with none"
-        raise ValueError(f"{source}: expected images ({' '.join(IMAGE_SUFFIXES)}), got {got}")
+    listing = list_images(source) if source.is_dir() else Listing([source.name], {}, {})
+    listing.require(source)
+    names, refused, others = listing
     taken = [name for name in names if name.split("/")[0] in OWN_FILES]
     refused |= dict.fromkeys(taken, "its folder has the name of a table that comes beside the images: rename it")
     names = [name for name in names if name not in refused]
     plan = {"run": _weights(run), "images": str(source.resolve()), "routed": routed, "keep": keep}
     with open_output(out, plan, resume=resume) as output:
         if others:
-            logger.info("%s passed over", _counted(others))
+            logger.info("%s passed over", listing.others_in_words())
         todo = [name for name in names if name not in output.done]
         if output.finished and not todo and {row.path for row in output.skipped()} == set(refused):
             logger.info("%r was finished before: nothing is restored anew", str(out))
@@ -156,13 +154,6 @@ def _check_places(source: Path, out: Path) -> None:
         raise ValueError(f"{str(out)!r} is a link that leads nowhere: choose a new or empty folder") from None
     if source.is_dir() and real in (place, *place.parents):
         raise ValueError(f"{str(out)!r} is within {str(source)!r}: choose a folder outside of the images to restore")
-
-
-def _counted(others: dict[str, int]) -> str:
-    """Says how many other files there are, and the most frequent suffixes."""
-    told = [f"{suffix or 'without a suffix'} {count}" for suffix, count in others.items()]
-    more = ", ..." if len(told) > _TOLD else ""
-    return f"{sum(others.values())} other file(s) ({', '.join(told[:_TOLD])}{more})"
 
 
 def _weights(run: Run) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from licm.pictures import IMAGE_SUFFIXES, list_images
+from licm.pictures import list_images
 
 NAMED = 5  # images that are left out are named in a warning each, up to so many of a folder; the others are counted
 
@@ -29,11 +29,11 @@ class UsableImages:
         Raises:
             ValueError: If a folder cannot be read, there is no image, or more than half are left out.
         """
-        names, refused, _ = list_images(folder)
+        listing = list_images(folder)
+        listing.require(folder)
+        names, refused, _ = listing
         self._folder, self.left_out, self.total = Path(folder), 0, len(names) + len(refused)
         self.paths = [Path(folder, name) for name in names]
-        if not self.total:
-            raise ValueError(f"{folder}: expected images ({' '.join(IMAGE_SUFFIXES)}), got a folder with none")
         self._leave_out([f"{Path(folder, name)}: {reason}" for name, reason in sorted(refused.items())])
 
     def read(self, reader: Callable[[Path], T]) -> list[T]:

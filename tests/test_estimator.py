@@ -1,6 +1,7 @@
 """The estimator: what it restores is what the run restores, in the form it was given; and scikit-learn's own checks."""
 
 import pickle
+from copy import deepcopy
 from pathlib import Path
 
 import joblib
@@ -140,6 +141,20 @@ def test_partial_fit_goes_on_with_a_new_schedule(fitted):
         first.set_params(settings={**TINY, "experts.width": 3}).partial_fit(SPOILT, canonical=CLEAN)
     with pytest.raises(ValueError, match=r"^competition\.cycle_weight: partial_fit cannot add or drop"):
         first.set_params(settings={**TINY, "competition.cycle_weight": 0}).partial_fit(SPOILT, canonical=CLEAN)
+    other = {"router.enabled": not first.run_.config.router.enabled}
+    with pytest.raises(ValueError, match=r"^router\.enabled: partial_fit cannot add or drop a router"):
+        first.set_params(settings={**TINY, **other}).partial_fit(SPOILT, canonical=CLEAN)
+
+
+def test_a_fit_that_fails_leaves_the_fit_before(fitted):
+    again = deepcopy(fitted)
+    before = again.transform(SPOILT)
+    with pytest.raises(ValueError, match="canonical: expected images like those of X"):
+        again.fit(SPOILT, canonical=CLEAN[:, :, :8, :8])
+    with pytest.raises(ValueError, match="canonical: expected images like those of X"):
+        again.fit(SPOILT[:, :, :8, :8], canonical=CLEAN)
+    assert again.image_shape_ == (1, 12, 12)
+    assert torch.equal(again.transform(SPOILT), before)
 
 
 def _floats(estimator: MechanismInverter, names):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from licm import evaluation
+from licm.checkpoint import append_history
 from licm.config import make_config
 from licm.datasets import evaluation_mixture, load_originals
 from licm.evaluation import evaluate
@@ -139,3 +140,19 @@ def test_without_labels_there_is_no_accuracy(tmp_path):
     assert record["accuracy_restored"] is None
     assert record["psnr"] > 0
     assert "accuracy" not in evaluation_table(record)
+
+
+def test_images_too_small_for_the_classifier_have_no_accuracy(tmp_path):
+    images, labels = (bars(100)[..., :6, :6] * 255).to(torch.uint8).numpy(), np.arange(100) % 2
+    np.savez(tmp_path / "bars.npz", images=images, labels=labels)
+    train(make_config(overrides={**SMALL_RUN, "data.source": str(tmp_path / "bars.npz")}), tmp_path / "run")
+    record = evaluate(tmp_path / "run")
+    assert record["accuracy_restored"] is None
+    assert record["psnr"] > 0
+
+
+def test_what_a_killed_run_has_noted_and_not_saved_is_not_evaluated(small_run):
+    before = evaluate(small_run)
+    later = {"kind": "revival", "step": before["steps"] + 1, "event": "revived", "expert": 0, "donor": 1, "try": 1}
+    append_history(small_run, later)
+    assert evaluate(small_run)["revivals"] == before["revivals"]

@@ -233,6 +233,21 @@ def test_a_copy_is_undone_when_the_winning_score_fell():
     assert health.win_share.tolist() == pytest.approx([0.6, 0.4, 0.0], abs=1e-2)
 
 
+def test_what_is_undone_is_the_forward_network_and_the_usual_error_too():
+    """They settle ties and make pairs: with the donor's, the expert would go on as half of another."""
+    revival, competition, health = Revival(3, 0), small_competition(cycle_weight=1.0), Health.start(3)
+    settle(health, [0, 0, 0, 1, 1], 3)
+    competition.usual_error = torch.tensor([0.5, 0.3, 0.2])
+    before = {key: value.clone() for key, value in competition.forward[2].state_dict().items()}
+    revival.step(25, competition, health, may_revive=True)
+    assert not equal(competition.forward[2].state_dict(), before)
+    settle(health, [0, 0, 2, 1, 1], 3, best=0.4)
+    (event,) = revival.step(125, competition, health, may_revive=False)
+    assert event["event"] == "revival undone"
+    assert equal(competition.forward[2].state_dict(), before)
+    assert competition.usual_error.tolist() == pytest.approx([0.5, 0.3, 0.2])
+
+
 def test_a_copy_that_is_dead_again_is_undone_though_the_score_rose():
     revival, competition, health, former = begun()
     settle(health, [0, 0, 1], 3, best=0.7)
@@ -270,6 +285,7 @@ def test_a_copy_that_took_over_leaves_its_weights_to_the_donor():
 
 def test_tries_are_limited_and_then_the_expert_is_given_up():
     revival, competition, health, _ = begun()
+    revival.max_tries = 2
     seen = []
     for step in range(50, 401, 25):
         settle(health, [0, 0, 0, 1, 1], 3, steps=100, best=0.5)
@@ -281,7 +297,7 @@ def test_tries_are_limited_and_then_the_expert_is_given_up():
 
 
 def test_state_survives_a_save():
-    revival, _competition, _health, former = begun()
+    revival, _competition, _health, _former = begun()
     values, tensors = revival.state()
     again = Revival(3, 0, trial_steps=100)
     again.restore(json.loads(json.dumps(values)), tensors)
@@ -289,4 +305,4 @@ def test_state_survives_a_save():
     assert [(t.revived, t.donor, t.step, t.score_before) for t in again.trials] == [
         (t.revived, t.donor, t.step, t.score_before) for t in revival.trials
     ]
-    assert equal(again.trials[0].former, former)
+    assert equal(again.trials[0].former, revival.trials[0].former)

@@ -194,6 +194,7 @@ def test_chain_applies_left_to_right_and_inverts_right_to_left():
         ("shift(dx='a')", "dx must be a finite number, got 'a'"),
         ("shift(dx=True)", "dx must be a finite number, got True"),
         ("blur(sigma=1e999)", "sigma must be a finite number, got inf"),
+        (f"shift(dx=1{'0' * 400})", "dx must be a finite number, got 1000"),
         ("shift(dx=1.5)", "dx must be a whole number, got 1.5"),
         ("blur(sigma=0)", r"sigma must be in \[0.05, 100\], got 0"),
         ("noise(variance=-1)", r"variance must be in \[0, 100\], got -1"),

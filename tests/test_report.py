@@ -186,6 +186,15 @@ def test_drawn_again_it_is_the_same_to_the_byte(drawn, tmp_path):
     assert {path.suffix for path in again} == {".html", ".png", ".svg"}
 
 
+def test_a_report_in_a_new_place_overwrites_no_figures(drawn, tmp_path):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "winners.png").write_text("mine")
+    taken = refused("report", drawn, "--out", tmp_path / "a.html")
+    assert "winners.png' exists already: choose another folder, nothing is overwritten" in taken
+    assert (tmp_path / "figures" / "winners.png").read_text() == "mine"
+    assert not (tmp_path / "a.html").exists()
+
+
 def test_what_is_no_report_is_not_overwritten(drawn, tmp_path):
     (tmp_path / "thesis.html").write_text("<html>mine</html>")
     (tmp_path / "report.html").mkdir()

@@ -351,6 +351,15 @@ def test_a_run_that_diverges_counts_as_failed_and_the_rest_goes_on(small, tmp_pa
     assert "2 of 2" in text
 
 
+def test_a_diverged_run_settles_on_no_mechanism_of_a_set_by_name():
+    """ "paper" is ten mechanisms, and five letters."""
+    good = {"evaluation": evaluation(np.eye(10).tolist())}
+    done = found("specialisation", good, {})
+    results = summarise([done[0], replace(done[1], failed="step 3")])["specialisation"]
+    assert results["conditions"]["default"]["settled_share"] == 0.5
+    assert len(results["conditions"]["default"]["by_mechanism"]) == 10
+
+
 def test_an_aim_says_of_how_many_runs_it_is():
     results = summarise(found("specialisation", {"evaluation": evaluation([[1.0, 0.0], [0.0, 1.0]])}))
     (aim,) = (aim for aim in results["aims"] if aim["of"] == ["specialisation.success_rate"])

@@ -23,7 +23,7 @@ from licm.metrics import psnr
 from licm.run import build_run, restore_images
 from licm.saving import save_weights
 from licm.sharing import hub
-from licm.sharing.cards import CARD, README, card_text, list_pretrained, read_card
+from licm.sharing.cards import CARD, README, card_text, list_pretrained, read_card, readme_text
 from licm.sharing.exporting import MODEL_FILES, export_model
 from licm.sharing.onnx import export_onnx
 from licm.shipped import SHIPPED
@@ -178,6 +178,21 @@ def test_a_card_tells_no_paths(small_run, bars_file, tmp_path):
     for path in (tmp_path / "shared").iterdir():
         assert str(bars_file.parent).encode() not in path.read_bytes(), path.name
     assert read_card(tmp_path / "shared")["data"]["source"] == bars_file.name
+
+
+def test_a_path_that_ends_like_a_known_source_does_not_become_it(small_run, bars_file, tmp_path):
+    """Or the export would be measured on another data set, and its card would name that."""
+    text = (small_run / "config.yaml").read_text()
+    assert str(bars_file) in text
+    (small_run / "config.yaml").write_text(text.replace(str(bars_file), "/mine/mnist"))
+    card = export_model(small_run, tmp_path / "shared")
+    assert card["data"]["source"] == "./mnist"
+
+
+def test_a_figure_of_nought_is_on_the_card(evaluated, tmp_path):
+    record = json.loads((evaluated / "evaluation.json").read_text())
+    (evaluated / "evaluation.json").write_text(json.dumps(record | {"ari": 0.0}))
+    assert "| ARI of winner against mechanism | 0.0000 |" in readme_text(export_model(evaluated, tmp_path / "shared"))
 
 
 def test_what_export_refuses(evaluated, tmp_path):

@@ -15,10 +15,11 @@ from licm import history
 from licm.classifier import accuracy, train_classifier
 from licm.config import Config, make_config
 from licm.datasets import TrainingData, load_training_data, make_mixture
+from licm.health import Diverged
 from licm.mechanisms import parse_mechanisms
 from licm.revival import Trial
 from licm.run import build_run, restore_images
-from licm.saving import load_run
+from licm.saving import load_run, save_run
 from licm.seeding import generator
 from licm.sources import ImageSet
 from licm.training import _update_schedule, next_learning_rate_factor, train
@@ -183,6 +184,23 @@ def test_raising_the_limit_of_a_run_without_decay_continues_it(tmp_path):
     train(small_config(**free), tmp_path / "raised", data=small_data(), resume=True)
     assert_same_bits(tmp_path / "long", tmp_path / "raised", ignored=("seconds", "end"), but_for="router")
     assert load_run(tmp_path / "raised").config == small_config(**free)
+
+
+def test_the_limit_of_a_run_that_may_retire_experts_is_not_raised(tmp_path):
+    """They retire half-way to it."""
+    free = {"training__decay": False, "revival__enabled": False, "revival__retire": True}
+    train(small_config(**free, training__steps=4), tmp_path / "run", data=small_data())
+    with pytest.raises(ValueError, match=r"it differs in training\.steps; only"):
+        train(small_config(**free), tmp_path / "run", data=small_data(), resume=True)
+
+
+def test_what_is_not_finite_is_never_saved(tmp_path):
+    run = train(small_config(), tmp_path / "run", data=small_data())
+    with torch.no_grad():
+        next(run.experts.parameters()).fill_(torch.inf)
+    with pytest.raises(Diverged, match="a weight or the memory of an optimiser is not finite"):
+        save_run(run, tmp_path / "run")
+    assert load_run(tmp_path / "run").step == run.step, "what was saved before is whole"
 
 
 @pytest.mark.parametrize("changes", [{"seed": 3}, {"training__steps": 9}])

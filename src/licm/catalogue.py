@@ -29,7 +29,7 @@ def presets_table() -> str:
 
 
 def preset_yaml(name: str) -> str:
-    """Returns a preset as a configuration file, each key with a word on it where there is one.
+    """Returns a preset as a configuration file, each key with its value.
 
     Raises:
         ValueError: If the preset is unknown.

@@ -261,8 +261,12 @@ def append_history(folder: Path, record: Mapping[str, Any]) -> None:
     append_line(folder / HISTORY, json.dumps(record))
 
 
-def read_history(folder: Path) -> list[dict[str, Any]]:
+def read_history(folder: Path, *, until: int | None = None) -> list[dict[str, Any]]:
     """Reads the history; a last line cut short by a kill is left out.
+
+    Args:
+        folder: The run folder.
+        until: Leave out the records of later steps, which a killed run has noted and not saved.
 
     Raises:
         ValueError: If another line is not a record.
@@ -277,12 +281,12 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
         except (ValueError, KeyError, TypeError, RecursionError):
             if number < len(lines):
                 raise ValueError(f"{str(path)!r} is damaged: line {number} is not a record") from None
-    return records
+    return [record for record in records if until is None or record["step"] <= until]
 
 
 def cut_history(folder: Path, step: int) -> None:
     """Drops records later than `step`, which a resumed run will write again."""
-    kept = [record for record in read_history(folder) if record["step"] <= step]
+    kept = read_history(folder, until=step)
     write_text(folder / HISTORY, "".join(json.dumps(record) + "\n" for record in kept))
 
 

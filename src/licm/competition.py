@@ -160,10 +160,28 @@ class Competition:
                 if old in state:
                     state[new] = {name: value.clone() for name, value in state[old].items()}
 
-    def forget(self, expert: int) -> None:
-        """Drops the optimiser's memory of one expert, whose weights have been replaced."""
-        for parameter in self.bank[expert].parameters():
-            self.expert_optimizer.state.pop(parameter, None)
+    def remember(self, expert: int) -> dict[str, Tensor]:
+        """Returns copies of the weights of an expert and of its forward network, and of its usual error."""
+        kept = {key: value.clone() for key, value in self.bank[expert].state_dict().items()}
+        if self.forward is not None:
+            kept |= {f"forward.{key}": value.clone() for key, value in self.forward[expert].state_dict().items()}
+        return kept | {"usual_error": self.usual_error[expert].clone()}
+
+    def put_back(self, expert: int, kept: dict[str, Tensor]) -> None:
+        """Makes an expert what `remember` found, and drops the optimiser's memory of it.
+
+        A checkpoint may hold the expert's own weights alone, as they were kept at first.
+        """
+        own = self.bank[expert].state_dict().keys()
+        self.bank[expert].load_state_dict({key: value for key, value in kept.items() if key in own})
+        forward = {key.removeprefix("forward."): value for key, value in kept.items() if key.startswith("forward.")}
+        if self.forward is not None and forward:
+            self.forward[expert].load_state_dict(forward)
+        if "usual_error" in kept:
+            self.usual_error[expert] = kept["usual_error"]
+        for each in (self.bank, self.forward):
+            for parameter in each[expert].parameters() if each is not None else ():
+                self.expert_optimizer.state.pop(parameter, None)
 
     def step(self, canonical: Tensor, transformed: Tensor, generator: Generator) -> StepRecord:
         """Does one update of the discriminator and of the winners.

@@ -27,7 +27,7 @@ from licm.datasets import load_training_data
 from licm.full_size import TILE_PIXELS, crop_scores, cycle_errors
 from licm.reading import read_object
 from licm.run import Run, restore_images
-from licm.saving import load_run
+from licm.saving import load_image_run
 from licm.writing import write_text
 
 CALIBRATION = "calibration.json"
@@ -181,7 +181,7 @@ def gather_evidence(
     errors = None
     if forward is not None:
         errors = cycle_errors(forward, restored, images, winners, tile_pixels=tile_pixels).cpu()
-    own = crop_scores(run.discriminator, images).cpu()
+    own = crop_scores(run.discriminator, images)
     return Evidence(own, scores.cpu().gather(0, winners.cpu()[None])[0], winners.cpu(), errors)
 
 
@@ -201,7 +201,7 @@ def calibrate(run: Run, canonical: Tensor, transformed: Tensor) -> Calibration:
     scores, winners, restored = restore_images(run, mixture)
     again = compete(run.experts, run.discriminator, nudge(mixture).to(run.device))[1].cpu()
     seen = gather_evidence(run, mixture, scores, winners, restored)
-    real = _logit(crop_scores(run.discriminator, clean.to(run.device)).cpu())
+    real = _logit(crop_scores(run.discriminator, clean.to(run.device)))
     usual = None if seen.cycle_error is None else _usual_errors(seen, len(run.experts))
     signs = _raw_signs(seen, usual)
     middle, line = signs.quantile(0.5, dim=1), signs.quantile(1 - LEVEL / len(signs), dim=1)
@@ -259,7 +259,7 @@ def ensure_calibration(folder: Path, *, device: str = "cpu") -> Calibration:
         ValueError: If the run or its data cannot be read.
         OSError: If it cannot be written.
     """
-    run = load_run(folder, device=device)
+    run = load_image_run(folder, device=device)
     if (found := read_calibration(folder, run)) is not None:
         return found
     config = run.config

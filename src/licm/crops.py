@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from licm.pictures import measure, read_picture, top_left, with_channels
-from licm.seeding import generator
+from licm.seeding import generator, shuffled
 from licm.sources import load_images
 from licm.usable import UsableImages
 
@@ -33,7 +33,7 @@ class Heap:
         Args:
             path: A folder of images, or another source of `licm.sources.load_images`.
             size: Height and width of the crops; smaller images are padded with black, as `data.image_size` does.
-            channels: 1 converts to grey, 3 to colour; None is 1 if all images are grey, else 3.
+            channels: Of a folder, 1 converts to grey, 3 to colour; None is 1 if all images are grey, else 3.
             room: Bytes of decoded images to keep.
 
         Raises:
@@ -83,7 +83,7 @@ class Heap:
         """
         places = range(step * size, (step + 1) * size)
         orders = {p // len(self): None for p in places}
-        passes = {e: torch.randperm(len(self), generator=generator(seed, purpose, e)) for e in orders}
+        passes = {e: shuffled(len(self), seed, purpose, e) for e in orders}
         indices = torch.stack([passes[p // len(self)][p % len(self)] for p in places])
         return self.crops(indices, generator(seed, f"{purpose}: places", step))
 

@@ -6,7 +6,6 @@ originals are kept beside them for evaluation.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from licm.crops import Heap
 from licm.downloads import MIRRORS
 from licm.mechanisms import parse_mechanisms
 from licm.pictures import top_left
-from licm.seeding import generator
+from licm.seeding import generator, shuffled
 from licm.sources import (
     ImageSet,
     find_idx_files,
@@ -246,12 +245,7 @@ def batch_indices(count: int, size: int, step: int, seed: int, purpose: str) -> 
     if count < size:
         raise ValueError(f"batch_size: {size} is more than the {count} images of the {purpose}")
     epoch, position = divmod(step, count // size)
-    return _order(count, seed, purpose, epoch)[position * size : (position + 1) * size]
-
-
-@lru_cache(maxsize=8)
-def _order(count: int, seed: int, purpose: str, epoch: int) -> Tensor:
-    return torch.randperm(count, generator=generator(seed, purpose, epoch))
+    return shuffled(count, seed, purpose, epoch)[position * size : (position + 1) * size]
 
 
 def load_training_data(

@@ -110,7 +110,7 @@ def describe_run(run: Run, images: Tensor) -> tuple[dict[str, Any], Pictures]:
         radius = getattr(expert, "receptive_radius", probes.shape[-1] // 4)
         responses[index] = expert(probes.to(run.device)).cpu()
         card = guess_mechanism(won.cpu(), made.cpu(), back, radius=radius)
-        share = (winners == index).double().mean().item()
+        share = (winners == index).sum().item() / len(winners)
         cards.append({"expert": index, "share": share, **card, **read_answers(probes, responses[index])})
         inputs[index, : shown[index]], outputs[index, : shown[index]] = won[:EXAMPLES].cpu(), made[:EXAMPLES].cpu()
     record = {"steps": run.step, "num_images": len(winners), "experts": cards, "provenance": files.provenance()}

@@ -117,8 +117,13 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             TypeError: If images are of a kind that is not listed above.
             ValueError: If images or settings are not as described, or training diverges.
         """
-        data = self._training_data(X, canonical, reset=True)
-        self._train(self._make_config(data, X, canonical), data, None)
+        before = vars(self).copy()
+        try:
+            data = self._training_data(X, canonical, reset=True)
+            self._train(self._make_config(data, X, canonical), data, None)
+        except BaseException:  # a fit from before is still one
+            self.__dict__ = before
+            raise
         self.n_iter_ = self.run_.step
         return self
 
@@ -131,13 +136,7 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if not self.__sklearn_is_fitted__():
             return self.fit(X, canonical=canonical)
         data = self._training_data(X, canonical, reset=False)
-        config, before = self._make_config(data, X, canonical), self.run_.config
-        for section in ("num_experts", "experts", "discriminator"):
-            if getattr(config, section) != getattr(before, section):
-                raise ValueError(f"{section}: changed since the fit, which partial_fit cannot follow; use fit")
-        if (config.competition.cycle_weight > 0) != (before.competition.cycle_weight > 0):
-            raise ValueError("competition.cycle_weight: partial_fit cannot add or drop forward networks; use fit")
-        self._train(config, data, self.run_)
+        self._train(self._make_config(data, X, canonical), data, self.run_)
         self.n_iter_ += self.run_.step
         return self
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from licm import checkpoint as files
 from licm import metrics
-from licm.classifier import predict_labels, train_classifier
+from licm.classifier import MIN_SIZE, predict_labels, train_classifier
 from licm.competition import compete
 from licm.confidence import Calibration, calibration_error, gather_evidence, read_calibration
 from licm.config import Config
@@ -51,7 +51,7 @@ def evaluate(folder: str | Path, *, split: Split = "test", device: str = "cpu") 
     """
     folder = Path(folder)
     run = load_image_run(folder, device=device)
-    history = files.read_history(folder)
+    history = files.read_history(folder, until=run.step)
     known = run.config.data.canonical is None
     calibration = read_calibration(folder, run)
     figures = _labelled_figures(run, split, calibration) if known else _label_free_figures(run)
@@ -242,7 +242,7 @@ def _accuracies(
     config: Config, canonical: Tensor, labels: Tensor | None, mixture: Mixture, restored: Tensor
 ) -> tuple[dict[str, float | None], Tensor | None]:
     """Accuracy of a classifier of clean canonical images, and whether each restored image was classified rightly."""
-    if labels is None or mixture.labels is None:
+    if labels is None or mixture.labels is None or canonical.shape[-1] < MIN_SIZE:
         return dict.fromkeys(("accuracy_clean", "accuracy_transformed", "accuracy_restored")), None
     classifier = train_classifier(canonical, labels)
     views = {"clean": mixture.originals, "transformed": mixture.images, "restored": restored}

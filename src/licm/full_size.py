@@ -108,7 +108,7 @@ def mean_scores(
         tile_pixels: See `apply_expert`.
 
     Returns:
-        float64 [N', n] in [0, 1]; 0 for retired experts.
+        float64 [N', n] in [0, 1], on the CPU, since not every device has that type; 0 for retired experts.
     """
     bank.eval()
     size, (height, width) = discriminator.image_size, images.shape[-2:]
@@ -117,7 +117,7 @@ def mean_scores(
     known = [reach for reach in reaches if reach is not None]
     reach = max(known, default=0)
     windowed = len(known) == len(bank) and len(places) * (size + 2 * reach) ** 2 < height * width
-    scores = torch.zeros(len(bank), len(images), dtype=torch.float64, device=images.device)
+    scores = torch.zeros(len(bank), len(images), dtype=torch.float64)
     for j in bank.competing.nonzero().flatten().tolist():
         expert = bank[j]
         if windowed:
@@ -177,8 +177,8 @@ def restore_full_size(
         tile_pixels: See `apply_expert`.
 
     Returns:
-        Mean scores, float64 [N', n] in [0, 1], 0 for who was not asked; the winners, int64 [n]; their outputs
-        [n, c, h, w].
+        On the CPU the mean scores, float64 [N', n] in [0, 1], 0 for who was not asked, and the winners, int64 [n];
+        on the images' device their outputs, [n, c, h, w].
     """
     height, width = images.shape[-2:]
     padded, top, left = _padded(images, discriminator.image_size)
@@ -186,8 +186,8 @@ def restore_full_size(
         scores = mean_scores(bank, discriminator, padded, tile_pixels=tile_pixels)
         winners = choose_winners(scores)
     else:
-        scores = torch.zeros(len(bank), len(padded), dtype=torch.float64, device=padded.device)
-        winners = route_full_size(router, padded, discriminator.image_size)
+        scores = torch.zeros(len(bank), len(padded), dtype=torch.float64)
+        winners = route_full_size(router, padded, discriminator.image_size).cpu()
     restored = torch.empty_like(padded)
     for index in winners.unique().tolist():
         chosen = winners == index
@@ -199,7 +199,7 @@ def restore_full_size(
 
 @torch.no_grad()
 def crop_scores(discriminator: Discriminator, images: Tensor) -> Tensor:
-    """Returns D's mean probability over crops of images [n, c, h, w] as they are: float64 [n] in [0, 1]."""
+    """Returns D's mean probability over crops of images [n, c, h, w] as they are: float64 [n] in [0, 1], on the CPU."""
     size = discriminator.image_size
     images = _padded(images, size)[0]
     height, width = images.shape[-2:]
@@ -239,4 +239,4 @@ def _padded(images: Tensor, size: int) -> tuple[Tensor, int, int]:
 
 def _mean_probability(discriminator: Discriminator, crops: Sequence[Tensor]) -> Tensor:
     logits = torch.cat([discriminator(part) for part in torch.cat(list(crops)).split(_BATCH)])
-    return logits.double().sigmoid().reshape(len(crops), -1).mean(dim=0)
+    return logits.cpu().double().sigmoid().reshape(len(crops), -1).mean(dim=0)

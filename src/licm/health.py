@@ -21,11 +21,11 @@ SILENT = 100
 
 
 class Diverged(ValueError):
-    """A loss is not finite."""
+    """A loss, or a weight, is not finite."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, what: str = "a loss") -> None:
         super().__init__(
-            f"step {step}: a loss is not finite, so training has diverged; lower training.learning_rate. "
+            f"step {step}: {what} is not finite, so training has diverged; lower training.learning_rate. "
             "What was saved before is whole"
         )
 

@@ -26,7 +26,7 @@ def step_record(run: Run, record: StepRecord) -> dict[str, Any]:
         "expert_loss": record.expert_loss,
         "cycle_error": record.cycle_error,
         "real_score": record.real_score,
-        "winning_score": record.scores.max(dim=0).values.mean().item(),
+        "winning_score": record.scores.gather(0, record.winners[None]).mean().item(),
         "margin": run.health.margin,
         "win_share": [round(share, 5) for share in run.health.win_share.tolist()],
         "contribution": [round(value, 5) for value in run.health.contribution.tolist()],

@@ -62,7 +62,7 @@ def rotate(images: Tensor, generator: Generator | None, *, degrees: float = 20.0
     """Turns counter-clockwise about the centre; multiples of 90 degrees on square images are exact."""
     quarters, rest = divmod(degrees, 90)
     if rest == 0 and images.shape[-1] == images.shape[-2]:
-        return torch.rot90(images, int(quarters), dims=(-2, -1))
+        return torch.rot90(images, int(quarters % 4), dims=(-2, -1))
     angle = math.radians(degrees)
     return _affine(images, [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
 
@@ -263,7 +263,7 @@ class Mechanism:
         for name, value in self.parameters.items():
             if name not in allowed:
                 raise ValueError(f"mechanism {self.kind!r}: {unknown_name('parameter', name, allowed)}")
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
                 raise ValueError(f"mechanism {self.kind!r}: {name} must be a finite number, got {value!r}")
             if allowed[name].annotation is int and not isinstance(value, int):
                 raise ValueError(f"mechanism {self.kind!r}: {name} must be a whole number, got {value!r}")

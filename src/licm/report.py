@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from licm.captions import ALTERNATIVES, headlines, what_was_learnt
 from licm.checkpoint import HISTORY
 from licm.checks import KINDS
-from licm.config import make_config, to_yaml
+from licm.config import flat, make_config, to_yaml
 from licm.drawing import DARK, render
 from licm.figures import FIGURES
 from licm.records import Records, read_records
@@ -173,6 +173,8 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> list[Path
     page = Path(folder) / REPORT if out is None else Path(out)
     _check_place(page)
     place = page.parent / FIGURE_FOLDER
+    if out is not None and not page.exists():
+        _check_free(place)
     with writing(place):
         place.mkdir(parents=True, exist_ok=True)
     drawn = [section.figure for section in SECTIONS if section.missing(records) is None]
@@ -200,6 +202,13 @@ def _check_place(page: Path) -> None:
     """A report may be drawn again; whatever else lies there is not overwritten."""
     if page.exists() and not (page.is_file() and b"<title>licm: " in page.read_bytes()[:1000]):
         raise ValueError(f"{str(page)!r} exists already and is no report: choose another name, nothing is overwritten")
+
+
+def _check_free(place: Path) -> None:
+    """Of a page that is new the figures are new, too."""
+    for taken in (place / f"{name}{suffix}" for name in FIGURES for suffix in (".png", ".svg")):
+        if taken.exists():
+            raise ValueError(f"{str(taken)!r} exists already: choose another folder, nothing is overwritten")
 
 
 def _write_figure(place: Path, name: str, records: Records, *, svg: bytes) -> list[Path]:
@@ -321,16 +330,9 @@ def _card_table(records: Records) -> list[dict[str, Any]]:
 
 def _changes(records: Records) -> list[str]:
     """The keys in which the configuration differs from its preset, as `--set` takes them."""
-    usual = _flat(make_config(records.config.preset).model_dump(mode="json"))
-    ours = _flat(records.config.model_dump(mode="json"))
+    usual = flat(make_config(records.config.preset))
+    ours = flat(records.config)
     return [f"{key} = {value}" for key, value in ours.items() if value != usual[key] and key != "seed"]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _commands(records: Records) -> list[str]:

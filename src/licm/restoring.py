@@ -251,7 +251,7 @@ def _restore_alike(work: _Work, pictures: dict[str, Picture]) -> dict[str, Assig
     if work.calibration is not None and router is None:
         shares = work.calibration.confidences(scores).gather(1, winners[:, None])[:, 0]
         sure = [round(share, 6) for share in shares.tolist()]
-    best = scores.topk(min(2, len(scores)), dim=0).values.cpu()
+    best = scores.topk(min(2, len(scores)), dim=0).values
     contents = [
         _content(work, name, pictures[name], image, reason) for name, image, reason in zip(names, restored, reasons)
     ]

@@ -29,7 +29,7 @@ class Trial:
         donor: The expert it is a copy of.
         step: When.
         score_before: The donor's winning score then, relative to D's score of canonical images.
-        former: The revived expert's weights before, by state-dict key.
+        former: What the revived expert was before, as `Competition.remember` gives it.
     """
 
     revived: int
@@ -50,7 +50,7 @@ class Revival:
     overloaded_above: float = 1.25
     noise: float = 0.02
     duplicate_margin: float = 0.05
-    max_tries: int = 2
+    max_tries: int = 4
     trial_steps: int = 100
     tries: Tensor = field(init=False)
     trials: list[Trial] = field(default_factory=list)
@@ -121,8 +121,7 @@ class Revival:
         health: Health,
     ) -> dict[str, Any]:
         bank = competition.bank
-        former = {key: value.clone() for key, value in bank[revived].state_dict().items()}
-        trial = Trial(revived, donor, step, health.winning_score[donor].item(), former)
+        trial = Trial(revived, donor, step, health.winning_score[donor].item(), competition.remember(revived))
         self.trials.append(trial)
         self.tries[revived] += 1
         draws = generator(self.seed, "revival noise", step)
@@ -139,7 +138,7 @@ class Revival:
         return {"event": "revived", "expert": revived, "donor": donor, "try": int(self.tries[revived])}
 
     def _end(self, trial: Trial, competition: Competition, health: Health) -> dict[str, Any]:
-        bank, pair = competition.bank, [trial.revived, trial.donor]
+        pair = [trial.revived, trial.donor]
         share = health.win_share[pair]
         score_after = ((share * health.winning_score[pair]).sum() / share.sum().clamp(min=1e-12)).item()
         event: dict[str, Any] = {"expert": trial.revived, "donor": trial.donor}
@@ -151,8 +150,7 @@ class Revival:
             return {"event": "revival kept", **event}
         if share[0] > share[1]:  # the copy took over: what it learnt stays, as the donor
             competition.copy_expert(trial.revived, trial.donor)
-        bank[trial.revived].load_state_dict(trial.former)
-        competition.forget(trial.revived)
+        competition.put_back(trial.revived, trial.former)
         health.win_share[trial.donor] = share.sum()
         health.win_share[trial.revived] = 0.0
         health.contribution[trial.donor] = health.contribution[pair].sum()

@@ -140,17 +140,17 @@ def build_run(config: Config, *, channels: int, image_size: int = 1, dims: int =
     def draw(purpose: str, settings: dict[str, Any]) -> ExpertBank:
         drawn = []
         for index in range(config.num_experts):
-            torch.manual_seed(derive_seed(config.seed, purpose, index))
+            torch.default_generator.manual_seed(derive_seed(config.seed, purpose, index))
             drawn.append(make_expert(channels=channels, **settings))
         return ExpertBank(drawn)
 
     with torch.random.fork_rng(devices=[]):
         bank = draw("expert weights", settings)
         forward = draw("forward weights", of_forward) if config.competition.cycle_weight > 0 else None
-        torch.manual_seed(derive_seed(config.seed, "discriminator weights"))
+        torch.default_generator.manual_seed(derive_seed(config.seed, "discriminator weights"))
         frame = config.discriminator.model_dump() | {"channels": channels, "image_size": image_size, "dims": dims}
         discriminator = Discriminator(**frame)
-        torch.manual_seed(derive_seed(config.seed, "router weights"))
+        torch.default_generator.manual_seed(derive_seed(config.seed, "router weights"))
         router = None
         if config.router.enabled:
             router = Router(channels=channels, num_experts=config.num_experts, dims=dims)
@@ -172,7 +172,19 @@ def build_run(config: Config, *, channels: int, image_size: int = 1, dims: int =
 
 
 def start_cycle(run: Run, config: Config) -> Run:
-    """Returns a run with the modules and optimisers of another, which it shares, at the first step of its schedule."""
+    """Returns a run with the modules and optimisers of another, which it shares, at the first step of its schedule.
+
+    Raises:
+        ValueError: If the configuration asks for other networks than there are.
+    """
+    former = run.config
+    for section in ("num_experts", "experts", "discriminator"):
+        if getattr(config, section) != getattr(former, section):
+            raise ValueError(f"{section}: changed since the fit, which partial_fit cannot follow; use fit")
+    if (config.competition.cycle_weight > 0) != (former.competition.cycle_weight > 0):
+        raise ValueError("competition.cycle_weight: partial_fit cannot add or drop forward networks; use fit")
+    if config.router.enabled != former.router.enabled:
+        raise ValueError("router.enabled: partial_fit cannot add or drop a router; use fit")
     return replace(
         run,
         config=config,

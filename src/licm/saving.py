@@ -10,18 +10,25 @@ from torch import Tensor
 from licm import checkpoint as files
 from licm.checks import KINDS
 from licm.config import Config
-from licm.health import Health
+from licm.health import Diverged, Health
 from licm.run import Run, build_run, check_device, make_revival
 
 
 def save_run(run: Run, folder: Path) -> None:
-    """Writes a checkpoint of the run."""
+    """Writes a checkpoint of the run.
+
+    Raises:
+        Diverged: If a weight or the memory of an optimiser is not finite: what was saved before stays.
+        OSError: If it cannot be written.
+    """
     former = run.revival.state()[1]
     tensors = {f"revival.{name}": tensor for name, tensor in former.items()} | _weights(run)
     for prefix, optimizer in _optimizers(run).items():
         for index, parameter in enumerate(_parameters(optimizer)):
             for name, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"{prefix}.{index}.{name}"] = value
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise Diverged(run.step, "a weight or the memory of an optimiser")
     files.save_checkpoint(folder, tensors, _state(run))
 
 

@@ -5,6 +5,7 @@ its own number needs no saved random state to be resumed.
 """
 
 import hashlib
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,3 +44,15 @@ def generator(seed: int, *purpose: str | int) -> "torch.Generator":
     import torch  # here, as seeds are derived without it
 
     return torch.Generator().manual_seed(derive_seed(seed, *purpose))
+
+
+@lru_cache(maxsize=8)
+def shuffled(count: int, seed: int, *purpose: str | int) -> "torch.Tensor":
+    """Returns the numbers below `count` in an order that depends on seed and purpose, int64; not to be changed.
+
+    >>> shuffled(3, 0, "batches", 1).sort().values.tolist()
+    [0, 1, 2]
+    """
+    import torch
+
+    return torch.randperm(count, generator=generator(seed, *purpose))

@@ -260,13 +260,14 @@ def _check_resumable(former: Config, config: Config, folder: Path) -> None:
     if config == former:
         return
     steps = config.training.steps
-    free = not config.training.decay and not config.revival.enabled and steps > former.training.steps
+    bound = config.training.decay or config.revival.enabled or config.revival.retire or config.router.proposals > 0
+    free = not bound and steps > former.training.steps
     raised = former.training.model_copy(update={"steps": steps})
     if not (free and former.model_copy(update={"training": raised}) == config):
         changed = [key for key, value in flat(config).items() if value != flat(former).get(key)]
         raise ValueError(
             f"run folder {str(folder)!r} has another configuration: it differs in {', '.join(changed)}; "
-            "only training.steps may be raised, and only without decay and revival"
+            "only training.steps may be raised, and only without decay, revival, retirement and router.proposals"
         )
 
 

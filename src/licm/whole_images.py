@@ -47,7 +47,7 @@ def restore_whole(run: Run, path: str | Path, *, calibration: Calibration | None
     found: dict[int, np.ndarray] = {}
     for indices, batch in _of_one_size(run, pictures):
         means, chosen, restored = restore_full_size(run.experts, run.discriminator, batch)
-        scores[:, indices], winners[indices] = means.float().cpu(), chosen.cpu()
+        scores[:, indices], winners[indices] = means.float(), chosen
         found |= {index: _pixels(output, pictures[index]) for index, output in zip(indices, restored)}
         if calibration is not None:
             told = calibration.reasons(gather_evidence(run, batch, means, chosen, restored))

@@ -46,7 +46,7 @@ def train_paired(
     settings = architecture.model_dump()
     make_expert = EXPERTS[settings.pop("architecture")]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "paired weights", index))
+        torch.default_generator.manual_seed(derive_seed(seed, "paired weights", index))
         expert = make_expert(channels=originals.shape[1], **settings)
     expert = expert.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(expert.parameters(), lr=_LEARNING_RATE)

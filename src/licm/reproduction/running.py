@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from licm.checkpoint import CONFIG, FolderInUse, hold, provenance
+from licm.checkpoint import CONFIG, FolderInUse, has_checkpoint, hold, provenance
 from licm.checks import unknown_name
+from licm.confidence import read_calibration
 from licm.config import Config, flat, make_config
 from licm.downloads import locate
 from licm.health import Diverged
@@ -17,6 +18,7 @@ from licm.progress import Progress
 from licm.reading import read_object
 from licm.reproduction.experiments import BUDGETS, EXPERIMENTS, Budget, Condition, Experiment
 from licm.reproduction.measuring import MEASURES, watch_recovery
+from licm.saving import load_run
 from licm.training import train
 from licm.writing import write_text, writing
 
@@ -206,9 +208,17 @@ def why_failed(row: Row, out: Path) -> str | None:
     return next((record["failed"] for record in records if record is not None and "failed" in record), None)
 
 
+def _is_trained(folder: Path) -> bool:
+    """Whether a run has come to its end, calibration and all."""
+    if not has_checkpoint(folder):
+        return False
+    run = load_run(folder)
+    return run.finished and read_calibration(folder, run) is not None
+
+
 def _do(job: Job, out: Path, *, quiet: bool) -> bool:
     measure, folder, diverged = MEASURES[job.measure], out / RUNS / job.run, None
-    if measure.needs_run:
+    if measure.needs_run and not _is_trained(folder):
         try:
             with Progress(job.config, quiet=quiet) as progress:
                 resume = (folder / CONFIG).exists()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from licm.mechanisms import parse_mechanisms
 from licm.metrics import duplicate_experts, match_experts, owned_mechanisms, settled_steps
 from licm.reproduction.experiments import EXPERIMENTS
 from licm.reproduction.running import Row, may_compete, read_record, why_failed
@@ -176,7 +177,7 @@ def _settled(found: Sequence[Found]) -> list[list[float]]:
     steps: list[list[float]] = []
     for each in found:
         if each.failed is not None:
-            steps.append([math.inf] * len(each.row.jobs[0].config.mechanisms))
+            steps.append([math.inf] * len(parse_mechanisms(each.row.jobs[0].config.mechanisms)))
         elif validation := each.records.get("evaluation", {}).get("validation"):
             seen = settled_steps([v["step"] for v in validation], [v["winner_matrix"] for v in validation])
             steps.append([math.inf if step is None else step for step in seen])

@@ -112,7 +112,8 @@ def readme_text(card: dict[str, Any]) -> str:
 
 
 def _metrics_text(metrics: dict[str, Any], measured_with: dict[str, Any]) -> str:
-    told = {words: digits.format(metrics[key]) for key, (words, digits) in _MEASURES.items() if metrics.get(key)}
+    known = {key: value for key, value in metrics.items() if value is not None}
+    told = {words: digits.format(known[key]) for key, (words, digits) in _MEASURES.items() if key in known}
     text = f"On {metrics['num_images']} {metrics['split']} images, by `licm evaluate` of {_versions(measured_with)}."
     text += f"\n\n{markdown([('measure', 'value'), *told.items()])}"
     if "per_mechanism" in metrics:

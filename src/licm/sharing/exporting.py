@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from licm import checkpoint as files
+from licm.catalogue import SOURCES
 from licm.confidence import CALIBRATION
 from licm.config import Config, to_yaml
 from licm.mechanisms import parse_mechanisms
@@ -112,7 +113,7 @@ def export_model(
         for kept in (files.RUN, CALIBRATION):
             if (folder / kept).exists():
                 write_text(fresh / kept, (folder / kept).read_text(encoding="utf-8"))
-        for record in files.read_history(folder):
+        for record in files.read_history(folder, until=run.step):
             if record["kind"] != "step" or record["step"] % HISTORY_EVERY == 0 or record["step"] == run.step:
                 files.append_history(fresh, record)
         save_weights(run, fresh, half=half)
@@ -133,10 +134,18 @@ def _read_evaluation(folder: Path, run: Run) -> dict[str, Any] | None:
 
 
 def _without_places(config: Config) -> Config:
-    """The configuration with the last name alone of each path to images, which is nobody else's business."""
+    """The configuration with the last name alone of each path to images, which is nobody else's business.
+
+    A path that ends like a known source, `/mine/mnist`, must not become that source.
+    """
     places = {key: getattr(config.data, key) for key in ("source", "canonical", "transformed")}
-    names = {key: place and Path(place).name for key, place in places.items()}
+    names = {key: place if place is None or place in SOURCES else _last_name(place) for key, place in places.items()}
     return config.model_copy(update={"data": config.data.model_copy(update=names)})
+
+
+def _last_name(place: str) -> str:
+    name = Path(place).name
+    return f"./{name}" if name in SOURCES else name
 
 
 def _describe_model(run: Run, precision: str) -> dict[str, Any]:

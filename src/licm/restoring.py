@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from licm.assignments import OWN_FILES, Assignment, Output, Skipped, check_output, check_parquet, open_output
@@ -30,7 +29,7 @@ from licm.pictures import (
 from licm.routing import Router
 from licm.run import Run
 from licm.saving import load_image_run
-from licm.whole_images import padded_size, read_for
+from licm.whole_images import as_batch, as_pixels, padded_size, read_for
 
 SHARD_IMAGES, SHARD_PIXELS = 128, 1 << 21  # the images of a shard: at most so many, or (but for the last) so large
 
@@ -237,9 +236,7 @@ def _memory_may_fail() -> Iterator[None]:
 def _restore_alike(work: _Work, pictures: dict[str, Picture]) -> dict[str, Assignment]:
     """Restores images of one size together, and writes them; what is said of each by its name."""
     run, router, names = work.run, work.router, list(pictures)
-    arrays = [picture.pixels.astype(np.float32) / picture.white for picture in pictures.values()]
-    images = torch.from_numpy(np.stack(arrays)).to(run.device)
-    del arrays
+    images = as_batch(list(pictures.values())).to(run.device)
     scores, winners, restored = restore_full_size(
         run.experts, run.discriminator, images, router=router, tile_pixels=work.tile_pixels
     )
@@ -268,8 +265,7 @@ def _content(work: _Work, name: str, picture: Picture, restored: Tensor, reason:
     """Returns what is to be written of an image: as it is where the run abstains from it, else restored."""
     if reason in work.kept:
         return (work.base / name).read_bytes()
-    pixels = restored.mul(picture.white).round().cpu().numpy().astype(picture.pixels.dtype)
-    return encode(replace(picture, pixels=pixels))
+    return encode(replace(picture, pixels=as_pixels(restored, picture)))
 
 
 def _summary(output: Output, num_experts: int) -> dict[str, Any]:

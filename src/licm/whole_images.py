@@ -1,6 +1,6 @@
 """Image files of any sizes through the experts of a run that was trained on crops: whole, each in its own size."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def restore_whole(run: Run, path: str | Path, *, calibration: Calibration | None
     for indices, batch in _of_one_size(run, pictures):
         means, chosen, restored = restore_full_size(run.experts, run.discriminator, batch)
         scores[:, indices], winners[indices] = means.float(), chosen
-        found |= {index: _pixels(output, pictures[index]) for index, output in zip(indices, restored)}
+        found |= {index: as_pixels(output, pictures[index]) for index, output in zip(indices, restored)}
         if calibration is not None:
             told = calibration.reasons(gather_evidence(run, batch, means, chosen, restored))
             for index, reason in zip(indices, told):
@@ -65,7 +65,7 @@ def apply_whole(run: Run, path: str | Path, *, mechanism: int) -> list[np.ndarra
     network, found = run.competition.forward[mechanism], dict[int, np.ndarray]()
     for indices, batch in _of_one_size(run, pictures):
         found |= {
-            index: _pixels(output, pictures[index]) for index, output in zip(indices, apply_expert(network, batch))
+            index: as_pixels(output, pictures[index]) for index, output in zip(indices, apply_expert(network, batch))
         }
     return [found[index] for index in range(len(pictures))]
 
@@ -114,10 +114,14 @@ def _of_one_size(run: Run, pictures: list[Picture]) -> Iterator[tuple[list[int],
         most = min(_MOST, max(1, TILE_PIXELS // (height * width)))
         for start in range(0, len(indices), most):
             part = indices[start : start + most]
-            arrays = [pictures[index].pixels.astype(np.float32) / pictures[index].white for index in part]
-            yield part, torch.from_numpy(np.stack(arrays)).to(run.device)
+            yield part, as_batch([pictures[index] for index in part]).to(run.device)
 
 
-def _pixels(output: Tensor, picture: Picture) -> np.ndarray:
-    """Returns an output in the depth of the picture it was made of."""
+def as_batch(pictures: Sequence[Picture]) -> Tensor:
+    """Returns pictures of one size as float32 [n, c, h, w] in [0, 1]."""
+    return torch.from_numpy(np.stack([picture.pixels.astype(np.float32) / picture.white for picture in pictures]))
+
+
+def as_pixels(output: Tensor, picture: Picture) -> np.ndarray:
+    """Returns an output [c, h, w] in [0, 1] in the depth of the picture it was made of."""
     return output.mul(picture.white).round().cpu().numpy().astype(picture.pixels.dtype)

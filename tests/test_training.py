@@ -14,7 +14,7 @@ from licm import checkpoint as files
 from licm import history
 from licm.classifier import accuracy, train_classifier
 from licm.config import Config, make_config
-from licm.datasets import TrainingData, load_training_data, make_mixture
+from licm.datasets import IN_MEMORY, TrainingData, load_training_data, make_mixture
 from licm.health import Diverged
 from licm.mechanisms import parse_mechanisms
 from licm.revival import Trial
@@ -383,3 +383,13 @@ def test_embedded_digits_by_default(tmp_path, monkeypatch):
 def test_trains_on_an_accelerator(tmp_path):
     assert train(small_config(), tmp_path / "run", data=small_data(), device="cuda").finished
     assert load_run(tmp_path / "run").step == 8
+
+
+def test_data_of_ones_own_is_not_taken_for_the_source_of_the_configuration(tmp_path):
+    """Or the run would be gone on with, and measured, on digits that it never saw."""
+    run = train(small_config(), tmp_path / "run", data=replace(small_data(), validation=None))
+    assert load_run(tmp_path / "run").config.data.canonical == run.config.data.canonical == IN_MEMORY
+    again = train(small_config(), tmp_path / "run", data=replace(small_data(), validation=None), resume=True)
+    assert again.finished
+    with pytest.raises(ValueError, match="trained on images in memory, which its folder does not keep"):
+        train(run.config, tmp_path / "run", resume=True)

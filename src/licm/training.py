@@ -22,7 +22,7 @@ from licm.checks import BY_CROPS, KINDS, check_images
 from licm.competition import StepRecord
 from licm.confidence import calibrate, save_calibration
 from licm.config import Config, flat, to_yaml
-from licm.datasets import Mixture, TrainingData, load_training_data
+from licm.datasets import IN_MEMORY, Mixture, TrainingData, load_training_data
 from licm.health import HEALTHY_MARGIN, Diverged
 from licm.history import judge_record, step_record, train_judge, validation_record
 from licm.identity import analytic_identity, copy_with_noise, identity_errors, train_identity
@@ -172,7 +172,8 @@ def train(
         callbacks: Each is given every history record, and records of kind "identity progress".
         watchers: For those who look at more than records: each is given the run and its data before the first record,
             to look at and not to change, and returns a callback.
-        data: What to train on: images, signals or vectors; None loads what the configuration names.
+        data: What to train on: images, signals or vectors; None loads what the configuration names. Where these
+            are no images, or nothing is known of their mechanisms, the run folder says that they were in memory.
 
     Returns:
         The run; `finished` tells whether it came to its end.
@@ -183,6 +184,8 @@ def train(
         OSError: If the folder cannot be written; what was saved before is still there.
     """
     folder = Path(out)
+    if data is not None and config.data.canonical is None and (data.validation is None or data.canonical.ndim != 4):
+        config = _of_data_in_memory(config)
     if resume:
         _check_resumable(files.read_config(folder), config, folder)
     else:
@@ -245,6 +248,13 @@ def train(
         if run.finished and run.discriminator.dims == 2:
             save_calibration(calibrate(run, data.canonical, data.transformed), folder)
     return run
+
+
+def _of_data_in_memory(config: Config) -> Config:
+    """So that the run is neither gone on with nor measured on the source that the configuration would name."""
+    return config.model_copy(
+        update={"data": config.data.model_copy(update={"canonical": IN_MEMORY, "transformed": IN_MEMORY})}
+    )
 
 
 def _check_place(folder: Path, config: Config) -> None:

@@ -49,6 +49,10 @@ def test_confidence_is_the_softmax_of_logits_over_the_temperature():
         confidences(scores, 0)
 
 
+def test_of_outputs_that_are_all_beyond_hope_none_is_surer_than_another():
+    assert confidences(torch.zeros(2, 3), 0.5).tolist() == [[0.5, 0.5]] * 3
+
+
 def test_temperature_of_labels_drawn_from_the_confidence_is_found_again():
     """Whoever is drawn with probability softmax(logits / T) tells T; so does the calibration error."""
     draws = torch.Generator().manual_seed(0)

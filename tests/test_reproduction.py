@@ -224,6 +224,9 @@ def test_two_processes_may_share_a_folder(small, tmp_path):
         "2 of 2: one, default, seed 1: evaluation",
     ]
     assert read_record(rows[0].jobs[0], tmp_path) is None
+    with hold(tmp_path / "in_work" / rows[0].jobs[0].name):  # another row of the other process asks the same
+        assert reproduce(rows[:1], tmp_path, quiet=True)
+    assert read_record(rows[0].jobs[0], tmp_path) is None
     assert not list((tmp_path / "in_work").iterdir())
 
 

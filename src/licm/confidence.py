@@ -115,7 +115,8 @@ def confidences(scores: Tensor, temperature: float) -> Tensor:
     """
     if not temperature > 0:
         raise ValueError(f"temperature: expected a number above 0, got {temperature}")
-    return (_logit(scores).masked_fill(scores == 0, -torch.inf) / temperature).softmax(dim=0).T
+    not_asked = (scores == 0) & (scores > 0).any(dim=0)  # where all are 0, all outputs are beyond hope alike
+    return (_logit(scores).masked_fill(not_asked, -torch.inf) / temperature).softmax(dim=0).T
 
 
 def calibration_error(confidence: Tensor, expert: Tensor) -> float:

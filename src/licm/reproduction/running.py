@@ -182,9 +182,10 @@ def reproduce(
                         continue
                     if MEASURES[job.measure].needs_run and (not may_compete(row, out) or why_failed(row, out)):
                         break
-                    say(f"{name}: {job.measure}")
-                    if not _do(job, out, quiet=quiet):
-                        return False
+                    with hold(out / IN_WORK / job.name):  # rows of different runs may ask the same of what is paired
+                        say(f"{name}: {job.measure}")
+                        if not _is_done(job, out) and not _do(job, out, quiet=quiet):
+                            return False
         except FolderInUse:
             say(f"{name}: in work by another process")
     return True

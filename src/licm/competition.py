@@ -160,27 +160,26 @@ class Competition:
                 if old in state:
                     state[new] = {name: value.clone() for name, value in state[old].items()}
 
+    def _parts(self, expert: int) -> dict[str, nn.Module]:
+        """An expert and its forward network, by the prefix of their weights in what `remember` gives."""
+        parts: dict[str, nn.Module] = {"": self.bank[expert]}
+        return parts if self.forward is None else parts | {"forward.": self.forward[expert]}
+
     def remember(self, expert: int) -> dict[str, Tensor]:
         """Returns copies of the weights of an expert and of its forward network, and of its usual error."""
-        kept = {key: value.clone() for key, value in self.bank[expert].state_dict().items()}
-        if self.forward is not None:
-            kept |= {f"forward.{key}": value.clone() for key, value in self.forward[expert].state_dict().items()}
+        parts = self._parts(expert).items()
+        kept = {prefix + key: value.clone() for prefix, part in parts for key, value in part.state_dict().items()}
         return kept | {"usual_error": self.usual_error[expert].clone()}
 
     def put_back(self, expert: int, kept: dict[str, Tensor]) -> None:
         """Makes an expert what `remember` found, and drops the optimiser's memory of it.
 
-        A checkpoint may hold the expert's own weights alone, as they were kept at first.
+        A checkpoint may hold the expert's own weights alone, as they were kept at first; the rest then stays.
         """
-        own = self.bank[expert].state_dict().keys()
-        self.bank[expert].load_state_dict({key: value for key, value in kept.items() if key in own})
-        forward = {key.removeprefix("forward."): value for key, value in kept.items() if key.startswith("forward.")}
-        if self.forward is not None and forward:
-            self.forward[expert].load_state_dict(forward)
-        if "usual_error" in kept:
-            self.usual_error[expert] = kept["usual_error"]
-        for each in (self.bank, self.forward):
-            for parameter in each[expert].parameters() if each is not None else ():
+        self.usual_error[expert] = kept.get("usual_error", self.usual_error[expert])
+        for prefix, part in self._parts(expert).items():
+            part.load_state_dict({key: kept.get(prefix + key, value) for key, value in part.state_dict().items()})
+            for parameter in part.parameters():
                 self.expert_optimizer.state.pop(parameter, None)
 
     def step(self, canonical: Tensor, transformed: Tensor, generator: Generator) -> StepRecord:

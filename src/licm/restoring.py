@@ -33,7 +33,6 @@ from licm.whole_images import as_batch, as_pixels, padded_size, read_for
 
 SHARD_IMAGES, SHARD_PIXELS = 128, 1 << 21  # the images of a shard: at most so many, or (but for the last) so large
 
-
 KEEP = {"none": (), "clean": (CLEAN,), "all": (CLEAN, UNKNOWN)}
 """Which images that the run abstains from are left as they are."""
 

@@ -1,19 +1,23 @@
 """Colour photographs: crops under six mechanisms. Which are told apart and undone, without pairs?
 
-    python -m benchmarks photographs --seeds 0 1 2 --json docs/results/photographs.json
+    python -m benchmarks photographs --of retina --seeds 0 1 2 --json docs/results/photographs.json
+    python -m benchmarks photographs --of seven --seeds 0 1 2 --json docs/results/photographs.json
     python -m benchmarks photographs --table
-    python -m benchmarks photographs --split validation --paired-steps 0 --set training.steps=300
+    python -m benchmarks photographs --of retina --split validation --paired-steps 0 --set training.steps=300
 
-The photographs come with scikit-image and scikit-learn; nothing is downloaded. Each is cut into regions, and canonical,
-transformed, validation and test crops come from different ones. With the first seed an expert of the same architecture
-is trained on pairs for each mechanism, the bound from above; then the experts compete, told nothing. A record is
-written when its seed is done; what is in the file is not made again. `--table` makes docs/results/photographs.md and
-its figures from the record. Settings are tried with `--set`, on validation crops.
+Of one kind, the retina of an eye, or of seven kinds. The photographs come with scikit-image and scikit-learn; nothing
+is downloaded. Each is cut into regions, and canonical, transformed, validation and test crops come from different ones.
+With the first seed an expert of the same architecture is trained on pairs for each mechanism, and a classifier on the
+mechanisms' names, bounds from above; then the experts compete, told nothing. A record is written when its seed is done;
+what is in the file is not made again. `--table` makes docs/results/photographs.md and its figures from the record.
+Settings are tried with `--set`, on validation crops.
 """
 
 import argparse
 import json
 import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +32,7 @@ from benchmarks.keeping import Record, add_records, finished_or_stop
 from benchmarks.photographs_page import RECORD, write_page
 from licm import metrics
 from licm.checkpoint import provenance, read_history
+from licm.classifier import predict_labels, train_classifier
 from licm.config import Config, make_config, parse_overrides
 from licm.datasets import (
     Mixture,
@@ -38,7 +43,7 @@ from licm.datasets import (
     to_bytes,
     to_float,
 )
-from licm.mechanisms import parse_mechanisms
+from licm.mechanisms import Mechanism, parse_mechanisms
 from licm.reproduction.measuring import mean_qualities, pack
 from licm.reproduction.paired import restore_paired
 from licm.run import restore_images
@@ -55,17 +60,44 @@ MECHANISMS = [
     "contrast(factor=0.4)",
 ]
 SIZE, REGION = 32, 96  # px, of a crop and of a region
-SHOWN = ("astronaut", "coffee", "chelsea")  # of which the gallery shows crops: in the public domain, or CC0
 PARTS = ("canonical", "to_transform") * 4 + ("validation", "test")  # of ten regions
-LEAST_CONTRAST = 0.05  # standard deviation of a crop's grey values; below, there is nothing to see
 
 
-def load_photographs() -> dict[str, Tensor]:
-    """Returns photographs by name, uint8 [3, h, w]."""
+def load_seven() -> dict[str, Tensor]:
+    """Returns seven photographs of this and that by name, uint8 [3, h, w]."""
     found = {name: getattr(skimage.data, name)() for name in ("astronaut", "coffee", "chelsea", "rocket")}
     found["motorcycle"] = skimage.data.stereo_motorcycle()[0]
     found["china"], found["flower"] = load_sample_images().images
     return {name: torch.tensor(pixels).permute(2, 0, 1) for name, pixels in found.items()}
+
+
+def load_retina() -> dict[str, Tensor]:
+    """Returns what lies within the disc of a fundus photograph, uint8 [3, 960, 960], by its name."""
+    disc = torch.tensor(skimage.data.retina()).permute(2, 0, 1)
+    return {"retina": disc[:, 226:1186, 226:1186]}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Photographs, and how crops are taken of them.
+
+    Attributes:
+        load: Returns them by name, uint8 [3, h, w].
+        along: Crops along a side of a region.
+        least_contrast: Of a crop's grey values the standard deviation below which there is nothing to see.
+        shown: Of which the gallery shows a crop each: in the public domain, or CC0.
+    """
+
+    load: Callable[[], dict[str, Tensor]]
+    along: int
+    least_contrast: float
+    shown: tuple[str, ...]
+
+
+PICTURES = {
+    "retina": Pictures(load_retina, along=9, least_contrast=0.02, shown=("retina",) * 3),
+    "seven": Pictures(load_seven, along=5, least_contrast=0.05, shown=("astronaut", "coffee", "chelsea")),
+}
 
 
 def deal_regions(photograph: Tensor, *, index: int) -> dict[str, Tensor]:
@@ -76,38 +108,43 @@ def deal_regions(photograph: Tensor, *, index: int) -> dict[str, Tensor]:
     return {part: regions[chosen] for part, chosen in dealt.items()}
 
 
-def take_crops(regions: Tensor) -> Tensor:
-    """Takes 25 crops of each region, [n, 3, 96, 96], as it is and 25 of it at half its size; those with contrast."""
+def take_crops(regions: Tensor, *, along: int, least_contrast: float) -> Tensor:
+    """Takes crops of each region, [n, 3, 96, 96]: `along`^2 of it as it is, 25 of it halved; those with contrast."""
     halved = F.avg_pool2d(regions.float(), 2).round().to(torch.uint8)
     crops = []
-    for images in (regions, halved):
-        step = (images.shape[-1] - SIZE) // 4
-        windows = images.unfold(2, SIZE, step).unfold(3, SIZE, step)  # [n, 3, 5, 5, 32, 32]
+    for images, each_way in ((regions, along), (halved, 5)):
+        step = (images.shape[-1] - SIZE) // (each_way - 1)
+        windows = images.unfold(2, SIZE, step).unfold(3, SIZE, step)  # [n, 3, k, k, 32, 32]
         crops.append(windows.permute(0, 2, 3, 1, 4, 5).flatten(0, 2))
     found = torch.cat(crops)
-    return found[to_float(found).mean(dim=1).flatten(1).std(dim=1) >= LEAST_CONTRAST]
+    return found[to_float(found).mean(dim=1).flatten(1).std(dim=1) >= least_contrast]
 
 
-def load_crops() -> Originals:
+def load_crops(pictures: Pictures) -> Originals:
     """Returns the crops of each part, labelled with their photograph."""
-    photographs = load_photographs()
+    photographs = pictures.load()
     dealt = [deal_regions(photograph, index=index) for index, photograph in enumerate(photographs.values())]
     parts = {}
     for part in dict.fromkeys(PARTS):
-        crops = [take_crops(regions[part]) for regions in dealt]
+        crops = [
+            take_crops(regions[part], along=pictures.along, least_contrast=pictures.least_contrast) for regions in dealt
+        ]
         labels = torch.repeat_interleave(torch.tensor([len(each) for each in crops]))
         parts[part] = ImageSet(torch.cat(crops), labels, tuple(photographs))
     return Originals(**parts)
 
 
-def measure(config: Config, *, paired_steps: int, split: Literal["test", "validation"] = "test") -> dict[str, Any]:
-    """Trains on photographs and measures on the crops of `split`."""
-    crops, mechanisms = load_crops(), parse_mechanisms(config.mechanisms)
+def measure(
+    of: str, config: Config, *, paired_steps: int, split: Literal["test", "validation"] = "test"
+) -> dict[str, Any]:
+    """Trains on photographs, a name of `PICTURES`, and measures on the crops of `split`."""
+    pictures = PICTURES[of]
+    crops, mechanisms = load_crops(pictures), parse_mechanisms(config.mechanisms)
     transformed = make_mixture(crops.to_transform, mechanisms, draws=generator(config.seed, "mixture"))
     watched = evaluation_mixture(crops.validation, mechanisms)
     mixture = evaluation_mixture(getattr(crops, split), mechanisms)
     data = TrainingData(to_float(crops.canonical.images), transformed.images, watched)
-    paired = None
+    paired = told = None
     if paired_steps:
         bound = restore_paired(
             mechanisms,
@@ -118,6 +155,7 @@ def measure(config: Config, *, paired_steps: int, split: Literal["test", "valida
             seed=config.seed,
         )
         paired = _by_mechanism(bound, mixture)
+        told = _told(mechanisms, transformed.originals, mixture, seed=config.seed)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "run"
         run = finished_or_stop(train(config, folder, data=data))
@@ -126,9 +164,10 @@ def measure(config: Config, *, paired_steps: int, split: Literal["test", "valida
     matrix = metrics.winner_matrix(
         mixture.mechanism, winners, num_mechanisms=len(mechanisms), num_experts=config.num_experts
     )
-    shown = choose_shown(mixture, crops.test.label_names or ())
+    shown = choose_shown(mixture, crops.test.label_names or (), pictures.shown)
     views = (mixture.images, restored, mixture.originals)
     return {
+        "of": of,
         "seed": config.seed,
         "split": split,
         "images": {"canonical": len(data.canonical), "transformed": len(data.transformed)},
@@ -142,6 +181,7 @@ def measure(config: Config, *, paired_steps: int, split: Literal["test", "valida
         "before": _by_mechanism(mixture.images, mixture),
         "restored": _by_mechanism(restored, mixture),
         "paired": paired,
+        "told": told,
         "course": {key: [each[key] for each in history] for key in ("step", "matched_share", "psnr")},
         "gallery": pack(to_bytes(torch.stack([view[shown] for view in views], dim=2))),
         "config": config.model_dump(mode="json"),
@@ -154,13 +194,22 @@ def _by_mechanism(images: Tensor, mixture: Mixture) -> dict[str, list[float]]:
     return {name: each.tolist() for name, each in mean_qualities(images, mixture, count).items()}
 
 
-def choose_shown(mixture: Mixture, names: tuple[str, ...]) -> Tensor:
-    """Draws, by a fixed seed, a crop of each photograph that is shown under each mechanism: int64 [N, photographs]."""
+def _told(mechanisms: Sequence[Mechanism], originals: Tensor, mixture: Mixture, *, seed: int) -> list[float]:
+    """For each mechanism the share of its crops that a classifier knows, one that was told those of other crops."""
+    draws = generator(seed, "told mechanisms")
+    images = torch.cat([mechanism(originals, draws) for mechanism in mechanisms])
+    names = torch.arange(len(mechanisms)).repeat_interleave(len(originals))
+    right = predict_labels(train_classifier(images, names, seed=seed), mixture.images) == mixture.mechanism
+    return [right[mixture.mechanism == index].float().mean().item() for index in range(len(mechanisms))]
+
+
+def choose_shown(mixture: Mixture, names: tuple[str, ...], shown: tuple[str, ...]) -> Tensor:
+    """Draws, by a fixed seed, a crop of each photograph in `shown` under each mechanism: int64 [N, len(shown)]."""
     assert mixture.labels is not None
     draws = generator(0, "gallery of photographs")
     rows = []
     for mechanism in mixture.mechanism.unique():
-        pools = [(mixture.mechanism == mechanism) & (mixture.labels == names.index(name)) for name in SHOWN]
+        pools = [(mixture.mechanism == mechanism) & (mixture.labels == names.index(name)) for name in shown]
         choices = [pool.nonzero().flatten() for pool in pools]
         rows.append([int(each[torch.randint(len(each), (), generator=draws)]) for each in choices])
     return torch.tensor(rows)
@@ -176,6 +225,7 @@ def make_photographs_config(**overrides: Any) -> Config:
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--of", choices=PICTURES, default="retina")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--split", choices=("test", "validation"), default="test")
     parser.add_argument(
@@ -191,9 +241,12 @@ def main() -> None:
 
     def make(known: list[Record], seed: int) -> Record:
         config = make_photographs_config(**parse_overrides(arguments.set), seed=seed)
-        return measure(config, paired_steps=0 if known else arguments.paired_steps, split=arguments.split)
+        bounded = any(each["of"] == arguments.of for each in known)
+        paired_steps = 0 if bounded else arguments.paired_steps
+        return measure(arguments.of, config, paired_steps=paired_steps, split=arguments.split)
 
-    add_records(arguments.json, (({"seed": seed}, partial(make, seed=seed)) for seed in arguments.seeds))
+    jobs = (({"of": arguments.of, "seed": seed}, partial(make, seed=seed)) for seed in arguments.seeds)
+    add_records(arguments.json, jobs)
 
 
 if __name__ == "__main__":

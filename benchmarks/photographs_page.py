@@ -26,13 +26,28 @@ UNDONE = 0.5  # of the decibels that a paired expert gains
 INTRODUCTION = """# Results: colour photographs
 
 Made by `python -m benchmarks photographs --table` from `photographs.json`, which
-`python -m benchmarks photographs --seeds 0 1 2 --json FILE` writes. Crops of 32x32 px of seven photographs that come
-with scikit-image (astronaut, coffee, chelsea, rocket, motorcycle) and scikit-learn (china by danielbuechele, flower by
-vultilion, both CC BY 2.0), as they are and at half their size. Each photograph is cut into regions of 96 px; a region
-serves one part alone, so that no pixel is in two of canonical, transformed, validation and test. Experts learn from
-transformed crops and from clean crops of other regions, without pairs. Settings were chosen on validation crops
-([what was tried](../ablation.md#photographs)).
+`python -m benchmarks photographs --of {retina,seven} --seeds 0 1 2 --json FILE` writes. Crops of 32x32 px, as they are
+and at half their size. Each photograph is cut into regions of 96 px; a region serves one part alone, so that no pixel
+is in two of canonical, transformed, validation and test. Experts learn from transformed crops and from clean crops of
+other regions, without pairs. Settings were chosen on validation crops ([what was tried](../ablation.md#photographs)).
+
+In the tables by mechanism each seed is in its place. *Paired* is an expert of the same architecture, trained on pairs
+under this mechanism alone, the bound from above; *won* the share of the mechanism's crops that the expert matched to it
+wins; *told* the share that a classifier knows which was told the mechanisms of other crops, what of them can be seen in
+a crop; *restored* the winner's output, whoever won.
 """
+OF = {
+    "retina": (
+        "One kind of photograph: a retina",
+        "A fundus photograph that comes with scikit-image (CC0), within its disc: experts and discriminator see other "
+        "parts of one eye than they are measured on.",
+    ),
+    "seven": (
+        "Seven photographs of seven kinds",
+        "They come with scikit-image (astronaut, coffee, chelsea, rocket, motorcycle) and scikit-learn (china by "
+        "danielbuechele, flower by vultilion, both CC BY 2.0).",
+    ),
+}
 
 
 def write_page(records: list[dict[str, Any]]) -> None:
@@ -40,54 +55,63 @@ def write_page(records: list[dict[str, Any]]) -> None:
     PAGE.write_text(make_page(records))
     FIGURES.mkdir(exist_ok=True)
     for record in records:
-        (FIGURES / f"winners-{record['seed']}.png").write_bytes(render(draw_winners(record), "png"))
-    (FIGURES / "gallery.png").write_bytes(render(draw_gallery(records[0]), "png"))
+        (FIGURES / f"{record['of']}-winners-{record['seed']}.png").write_bytes(render(draw_winners(record), "png"))
+    for of, own in _by_pictures(records).items():
+        (FIGURES / f"{of}-gallery.png").write_bytes(render(draw_gallery(own[0]), "png"))
 
 
 def make_page(records: list[dict[str, Any]]) -> str:
     """Returns the page."""
+    sections = [line for of, own in _by_pictures(records).items() for line in _section(of, own)]
+    made = records[0]["provenance"]
+    foot = f"{made['threads']} threads, {made['machine']}, commits {commits_of(records)}."
+    return "\n".join([INTRODUCTION, *sections, foot]) + "\n"
+
+
+def _by_pictures(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The records of each set of photographs, in the page's order."""
+    found = {of: [each for each in records if each["of"] == of] for of in OF}
+    return {of: own for of, own in found.items() if own}
+
+
+def _section(of: str, records: list[dict[str, Any]]) -> list[str]:
     first = records[0]
-    counts = first["images"]
+    counts, (title, what) = first["images"], OF[of]
     by_seed = [["seed", "matched share", "PSNR before, dB", "restored", "steps"]]
     for each in records:
         decibels = (f"{fmean(each[view]['psnr']):.1f}" for view in ("before", "restored"))
         by_seed.append([str(each["seed"]), f"{each['matched_share']:.3f}", *decibels, str(each["steps"])])
     views = ("before", "restored", "paired")
-    by_mechanism = [["mechanism", "PSNR before, dB", "restored", "paired", "SSIM before", "restored", "paired", "won"]]
+    header = ["mechanism", "PSNR before, dB", "restored", "paired", "SSIM before", "restored", "paired", "won", "told"]
+    by_mechanism = [header]
     for index, name in enumerate(first["mechanisms"]):
         qualities = (_seeds(records, view, figure, index) for figure in ("psnr", "ssim") for view in views)
         won = ", ".join(f"{_won(each)[index]:.2f}" for each in records)
-        by_mechanism.append([f"`{name}`", *qualities, won])
-    lines = [
-        INTRODUCTION,
+        told = f"{first['told'][index]:.2f}" if first["told"] else ""
+        by_mechanism.append([f"`{name}`", *qualities, won, told])
+    return [
+        f"## {title}",
+        "",
+        what,
+        "",
         f"{counts['canonical']} canonical crops, {counts['transformed']} transformed ones; measured on "
-        f"{first['num_images']} {first['split']} crops, each under one mechanism.",
+        f"{first['num_images']} {first['split']} crops, each under one mechanism. Paired experts took "
+        f"{first['paired_steps']} steps (seed {first['seed']}).",
         "",
         markdown(by_seed),
-        "",
-        "By mechanism, each seed in its place. *Paired* is an expert of the same architecture, trained on pairs "
-        f"under this mechanism alone ({first['paired_steps']} steps, seed {first['seed']}), the bound from above; "
-        "*won* the share of the mechanism's crops that the expert matched to it wins; *restored* the winner's output, "
-        "whoever won.",
         "",
         markdown(by_mechanism),
         "",
         *_verdicts(records),
         "",
-        "## Winners",
-        "",
-        *(f"![Winner matrix of seed {each['seed']}](photographs/winners-{each['seed']}.png)" for each in records),
-        "",
-        "## Gallery",
+        *(f"![Winner matrix of seed {each['seed']}](photographs/{of}-winners-{each['seed']}.png)" for each in records),
         "",
         f"Seed {first['seed']}, {first['split']} crops drawn by a fixed seed: input, what the winner made of it, "
         "and the hidden original.",
         "",
-        "![Inputs, restored crops and originals](photographs/gallery.png)",
+        f"![Inputs, restored crops and originals](photographs/{of}-gallery.png)",
         "",
-        f"{first['provenance']['threads']} threads, {first['provenance']['machine']}, commits {commits_of(records)}.",
     ]
-    return "\n".join(lines) + "\n"
 
 
 def _seeds(records: list[dict[str, Any]], view: str, figure: str, index: int) -> str:
@@ -119,7 +143,7 @@ def _verdicts(records: list[dict[str, Any]]) -> list[str]:
             lambda record, index: _gains(record, "restored")[index] < UNDONE * bound[index]
         ),
     }
-    lines = ["## What it cannot", ""]
+    lines = ["What it cannot:", ""]
     for what, fails in cannot.items():
         found = []
         for index, name in enumerate(first["mechanisms"]):

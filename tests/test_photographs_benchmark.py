@@ -8,6 +8,7 @@ from benchmarks import photographs_page
 from benchmarks.photographs import (
     MECHANISMS,
     PARTS,
+    PICTURES,
     deal_regions,
     load_crops,
     make_photographs_config,
@@ -24,7 +25,7 @@ SHAPE = {key: value for key, value in SMALL_RUN.items() if key not in ("num_expe
 
 @pytest.fixture(scope="module")
 def record():
-    return measure(make_photographs_config(**SHAPE, seed=1), paired_steps=2)
+    return measure("seven", make_photographs_config(**SHAPE, seed=1), paired_steps=2)
 
 
 def test_no_pixel_is_in_two_parts():
@@ -42,7 +43,7 @@ def test_crops_are_of_their_region_and_have_contrast():
     regions = torch.randint(0, 256, (3, 3, 96, 96), dtype=torch.uint8)
     regions[1] = 200  # nothing to see
     regions[2] //= 10
-    crops = take_crops(regions)
+    crops = take_crops(regions, along=5, least_contrast=0.05)
     assert crops.shape == (50, 3, 32, 32)
     assert torch.equal(crops[1], regions[0, :, :32, 16:48])
     assert (crops[25].float() - regions[0, :, :2, :2].float().mean(dim=(1, 2))[:, None, None])[
@@ -50,11 +51,18 @@ def test_crops_are_of_their_region_and_have_contrast():
     ].abs().max() <= 0.5
 
 
-def test_the_parts_hold_what_experts_need():
-    crops = load_crops()
+@pytest.mark.parametrize(("of", "count"), [("retina", 1), ("seven", 7)])
+def test_the_parts_hold_what_experts_need(of, count):
+    crops = load_crops(PICTURES[of])
     assert {len(getattr(crops, part)) > 100 for part in PARTS} == {True}
     for part in PARTS:
-        assert getattr(crops, part).labels.unique().tolist() == list(range(7)), "every photograph is in every part"
+        assert getattr(crops, part).labels.unique().tolist() == list(range(count)), "every photograph is in every part"
+
+
+def test_of_the_retina_nothing_beyond_its_disc_is_seen():
+    """Around the disc a fundus photograph is black."""
+    crops = load_crops(PICTURES["retina"])
+    assert min(int(getattr(crops, part).images[:, 0].min()) for part in PARTS) > 30
 
 
 def test_the_mechanisms_are_at_least_six_and_of_colour():
@@ -71,6 +79,8 @@ def test_a_record_tells_what_was_measured(record):
     assert unpack(record["gallery"]).shape == (count, 3, 3, 3, 32, 32)
     for view in ("before", "restored", "paired"):
         assert len(record[view]["psnr"]) == len(record[view]["ssim"]) == count
+    assert len(record["told"]) == count
+    assert 0 <= min(record["told"]) <= max(record["told"]) <= 1
     assert record["course"]["step"] == [2, 4]
 
 
@@ -96,6 +106,8 @@ def test_a_page_is_made_from_records_and_hides_no_failure(record):
     assert f"wins less than 0.9 of its crops): `{record['mechanisms'][0]}` (seed 4)." in page
     assert f"that a paired expert gains): `{record['mechanisms'][-1]}` (seed 4)." in page
     assert "gain below 3 dB): none." in page
+    both = photographs_page.make_page([{**worse, "seed": 4}, {**perfect, "of": "retina"}])
+    assert both.index("## One kind") < both.index("seven-winners-4.png"), "each of the two has its section"
 
 
 def test_the_figures_are_drawn_from_a_record(record, tmp_path, monkeypatch):
@@ -103,5 +115,5 @@ def test_the_figures_are_drawn_from_a_record(record, tmp_path, monkeypatch):
     monkeypatch.setattr(photographs_page, "FIGURES", tmp_path / "photographs")
     photographs_page.write_page([json.loads(json.dumps(record))])
     drawn = {path.name for path in (tmp_path / "photographs").iterdir()}
-    assert drawn == {"gallery.png", "winners-1.png"}
+    assert drawn == {"seven-gallery.png", "seven-winners-1.png"}
     assert all(f"photographs/{name}" in (tmp_path / "photographs.md").read_text() for name in drawn)

@@ -57,6 +57,15 @@ def test_noise_is_what_the_output_does_not_tell():
         assert guess["does"].startswith("smooths")
 
 
+def test_an_expert_that_has_collapsed_undoes_nothing():
+    flat = Operator(texture="smoothed", sigma=2.0, tone="scaled", gain=0.04, offset=0.47)(CLEAN)
+    guess = guess_mechanism(CLEAN, flat, radius=4)
+    assert (guess["mechanism"], guess["undone"]) == (
+        None,
+        "nothing that can be told: what it gives is nearly flat",
+    )
+
+
 def test_blur_and_its_opposite():
     grey = Operator(texture="smoothed", sigma=1.0)(CLEAN) * 0.6 + 0.2
     blurred = Operator(texture="smoothed", sigma=1.0)(grey)

@@ -68,6 +68,10 @@ FORMS = {  # what is given -> kind, shape and type of what comes back
     "array": (SPOILT.numpy(), np.ndarray, (24, 1, 12, 12), np.float32),
     "rows": (SPOILT.flatten(1).double().numpy(), np.ndarray, (24, 144), np.float64),
     "integers": (BYTES[:, 0].long().numpy(), np.ndarray, (24, 12, 12), np.int64),
+    "unsigned": (BYTES[:, 0].numpy().astype(np.uint16), np.ndarray, (24, 12, 12), np.uint16),
+    "unsigned tensor": (BYTES[:, 0].to(torch.uint16), torch.Tensor, (24, 12, 12), torch.uint16),
+    "big-endian": (SPOILT.numpy().astype(">f4"), np.ndarray, (24, 1, 12, 12), ">f4"),
+    "long": (SPOILT.numpy().astype(np.longdouble), np.ndarray, (24, 1, 12, 12), np.longdouble),
     "list": (SPOILT.flatten(1).tolist(), np.ndarray, (24, 144), np.float64),
     "set": (ImageSet(BYTES), torch.Tensor, (24, 1, 12, 12), torch.uint8),
     "dataset": (Items(), torch.Tensor, (24, 1, 12, 12), torch.float32),
@@ -82,9 +86,10 @@ def test_what_is_restored_has_the_form_of_what_was_given(fitted, form, tmp_path)
     assert isinstance(restored, kind)
     assert (tuple(restored.shape), restored.dtype) == (shape, dtype)
     expected = restore_images(fitted.run_, SPOILT)[2]
-    got = torch.as_tensor(restored).reshape(expected.shape).double()
-    got = got if torch.as_tensor(restored).is_floating_point() else got / 255
-    assert (got - expected).abs().max() < (0.02 if form in ("bytes", "integers", "set", "path") else 1e-6)
+    values = np.asarray(restored).reshape(expected.shape)
+    whole = values.dtype.kind in "iu"
+    got = torch.from_numpy(values.astype(np.float64)) / (255 if whole else 1)
+    assert (got - expected).abs().max() < (0.02 if whole else 1e-6)
 
 
 def test_predictions_and_scores_are_those_of_the_run(fitted):
@@ -280,6 +285,18 @@ def test_what_is_no_form_of_images_is_refused(fitted):
         inverter().fit(SPOILT, canonical=["clean"])
     with pytest.raises(TypeError, match=r"^X: expected an array, tensor, data set or path, got DataLoader$"):
         fitted.transform(torch.utils.data.DataLoader(Items()))
+    for odd in (SPOILT.to_sparse(), SPOILT.to(torch.complex64)):
+        with pytest.raises(TypeError, match=r"^X: expected a dense tensor of real numbers, got "):
+            fitted.transform(odd)
+    for narrow in ((BYTES // 2).to(torch.int8), (BYTES // 2).numpy().astype(np.int8)):  # no 200 comes out of that
+        with pytest.raises(ValueError, match=r"^X: expected integers in 0\.\.255 .* got torch.int8$"):
+            fitted.transform(narrow)
+    with pytest.raises(ValueError, match=r"^X: expected an array without gaps, got masked values$"):
+        fitted.transform(np.ma.masked_greater(SPOILT.numpy(), 0.5))
+    above = SPOILT.clone()
+    above[0, 0, 0, 0] = 1 + 2**-23
+    with pytest.raises(ValueError, match=r"to 1\.00000012$"):
+        fitted.transform(above)
 
 
 class Odd(torch.utils.data.Dataset):
@@ -292,12 +309,16 @@ class Odd(torch.utils.data.Dataset):
         return len(self.items)
 
     def __getitem__(self, index: int) -> object:
+        if isinstance(self.items[index], Exception):
+            raise self.items[index]
         return self.items[index]
 
 
-@pytest.mark.parametrize("dataset", [Odd(), Odd(SPOILT[0], SPOILT[0, :, 1:]), Odd("a", "b"), Odd((), ())])
+@pytest.mark.parametrize(
+    "dataset", [Odd(), Odd(SPOILT[0], SPOILT[0, :, 1:]), Odd("a", "b"), Odd((), ()), Odd(ValueError("a\nb"))]
+)
 def test_a_dataset_of_other_things_is_refused(fitted, dataset):
-    with pytest.raises(ValueError, match="X: expected a dataset of image tensors of one size, got "):
+    with pytest.raises(ValueError, match=r"^X: expected a dataset of image tensors of one size, got .+$"):
         fitted.transform(dataset)
 
 

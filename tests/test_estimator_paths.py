@@ -28,6 +28,16 @@ def test_paths_are_read_and_named_in_the_run(tmp_path):
     assert json.loads(json.dumps(licm.evaluate(tmp_path / "run")))["num_images"] == 24
 
 
+def test_a_relative_path_is_kept_whole(tmp_path, monkeypatch):
+    """Or what is in a folder of the same name elsewhere would be taken for the images of training."""
+    path = Path(paths(tmp_path))
+    monkeypatch.chdir(path.parent)
+    fitted = inverter().fit(path.name, canonical=CLEAN)
+    monkeypatch.chdir("/")
+    assert fitted.run_.config.data.transformed == str(path)
+    assert fitted.partial_fit(str(path), canonical=CLEAN).n_iter_ == 6
+
+
 def test_folders_of_images_of_any_sizes_are_fitted_on_by_crops(tmp_path):
     places = {name: tmp_path / name for name in ("clean", "spoilt")}
     for path, colour in zip(places.values(), (0, 255)):

@@ -141,6 +141,11 @@ def test_colour(tmp_path, small_run):
         "path,reason",
         'colour.png,"expected a grey image, as the run was trained on, got colour"',
     ]
+    drawn = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
+    Image.fromarray(drawn).save(tmp_path / "in" / "grey.webp", quality=80)
+    assert np.ptp(np.asarray(Image.open(tmp_path / "in" / "grey.webp")), axis=2).max() > 0, "WebP rounds"
+    assert restore_files(small_run, tmp_path / "in", tmp_path / "webp")["skipped"] == 1, "colour.png"
+    (tmp_path / "in" / "grey.webp").unlink()
     asked = small_trained(tmp_path / "asked", 1, 12, **{"data.channels": 1})
     restore_files(asked, tmp_path / "in", tmp_path / "grey", keep="none")
     assert pixels(tmp_path / "grey" / "colour.png").shape == (12, 12)

@@ -5,13 +5,17 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 
 from licm import checkpoint as files
+from licm.assignments import ASSIGNMENTS
 from licm.competition import StepRecord, compete
 from licm.config import make_config
+from licm.datasets import to_bytes
 from licm.evaluation import evaluate
 from licm.full_size import mean_scores
 from licm.health import Health
+from licm.restoring import restore_files
 from licm.retirement import expendable, retire
 from licm.revival import Revival
 from licm.routing import Router, Routing
@@ -122,6 +126,11 @@ def test_it_is_kept_with_the_run(small_config, tmp_path, monkeypatch):
     assert restore_images(again, images)[1].tolist() == [left] * 5
     assert route_images(again, images).tolist() == [left] * 5
     assert evaluate(tmp_path / "run")["num_competing"] == 1
+    (tmp_path / "in").mkdir()
+    Image.fromarray(to_bytes(images)[0, 0]).save(tmp_path / "in" / "a.png")
+    restore_files(tmp_path / "run", tmp_path / "in", tmp_path / "out")
+    (path, expert, _, margin, *_) = (tmp_path / "out" / ASSIGNMENTS).read_text().splitlines()[1].split(",")
+    assert (path, expert, margin) == ("a.png", str(left), ""), "no other was asked"
 
 
 def test_a_resumed_run_retires_the_same(small_config, tmp_path):

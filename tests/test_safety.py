@@ -186,7 +186,7 @@ def test_a_history_that_is_a_link_is_not_written_through(tmp_path):
 
 
 def test_names_do_not_steer_the_terminal(tmp_path):
-    own = ["--canonical", tmp_path / "in", "--transformed"]
+    own = ["--canonical", draw(tmp_path / "clean" / "a.png").parent, "--transformed"]
     for name in ("esc\x1b[2J\x07.png", "\u202egnp.exe.png"):
         draw(tmp_path / "in" / name).write_bytes(b"")
         line = refused("train", "--out", tmp_path / "run", *own, tmp_path / "in")
@@ -309,9 +309,17 @@ def test_a_lock_that_is_a_link(damaged, tmp_path):
 
 def test_a_run_folder_among_the_images_is_refused(damaged, tmp_path):
     for run in (damaged, damaged / "b" / "run"):
-        line = refused("train", "--out", run, "--canonical", tmp_path / "in", "--transformed", damaged / "b")
+        clean = draw(tmp_path / "clean" / "a.png").parent
+        line = refused("train", "--out", run, "--canonical", clean, "--transformed", damaged / "b")
         assert "exists already and is no run" in line or "choose a run folder outside of the images" in line
         assert not (damaged / "b" / "run").exists()
+
+
+def test_heaps_of_which_one_holds_the_other_are_refused(damaged, tmp_path):
+    for clean, spoilt in ((damaged, damaged), (damaged, damaged / "b"), (damaged / "b", damaged)):
+        line = refused("train", "--out", tmp_path / "run", "--canonical", clean, "--transformed", spoilt)
+        assert "canonical and transformed images are to be apart, but" in line
+        assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_is_made_whole_whatever_it_is_called_and_whatever_was_left(small_run, tmp_path):

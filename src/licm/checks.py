@@ -66,7 +66,7 @@ def check_images(images: Any, name: str, *, channels: int | None = None, dims: i
         raise ValueError(f"{name}: expected {channels} {what}, got {images.shape[1]}")
     low, high = (value.item() for value in torch.aminmax(images))
     if not (low >= 0 and high <= 1):  # also true of NaN
-        raise ValueError(f"{name}: expected finite values in [0, 1], got values from {low:g} to {high:g}")
+        raise ValueError(f"{name}: expected finite values in [0, 1], got values from {low:g} to {high:.9g}")
 
 
 def check_picture(path: str | Path, *, new: bool = False) -> Literal["png", "svg"]:

@@ -27,6 +27,7 @@ from licm.writing import write_text
 MAX_IMAGES = 1000  # that the experts compete for
 MAX_FITTED = 48  # of an expert's wins
 EXAMPLES = 4
+NEARLY_FLAT = 0.1  # of the contrast that is left; an expert that leaves less has collapsed, and undoes nothing
 NOISE = 0.15  # standard deviation of what an output does not tell about its input, from which it is called noise
 
 
@@ -175,6 +176,8 @@ def undoing(fit: Fit, forward: Fit | None, unexplained: float) -> tuple[str | No
         A mechanism in its notation, None where it has no name, and the same in words.
     """
     operator = fit.operator
+    if operator.tone == "scaled" and abs(operator.gain) < NEARLY_FLAT:
+        return None, "nothing that can be told: what it gives is nearly flat"
     named: list[str | None] = []
     said = []
     if operator.moves:
@@ -195,7 +198,7 @@ def undoing(fit: Fit, forward: Fit | None, unexplained: float) -> tuple[str | No
     if operator.tone == "inverted":
         named.append("invert")
         said.append("an inversion of the contrast")
-    elif operator.tone == "scaled" and not noisy and abs(operator.gain) > 1e-3:
+    elif operator.tone == "scaled" and not noisy:
         factor, offset = 1 / operator.gain, -operator.offset / operator.gain
         named.append(f"gain(factor={factor:.2f}, offset={offset:.2f})")
         said.append("a change of gain and offset" if factor > 0 else "an inversion with a change of gain and offset")

@@ -17,6 +17,7 @@ from licm.pictures import is_image_file
 from licm.sources import ImageSet, load_image_file, load_images
 
 PATHS = (str, Path)
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # with which torch can do little
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,18 @@ def read_images(
     """
     if dims < 2 and isinstance(X, (*PATHS, ImageSet)):
         raise TypeError(f"{name}: expected an array, tensor or data set of {KINDS[dims]}, got {type(X).__name__}")
-    values, as_array = _as_tensor(X, name, channels, usable_only)
+    values, array_type = _as_tensor(X, name, channels, usable_only)
     shape, dtype = values.shape, values.dtype
+    if dtype in _UNSIGNED:
+        values = values.to(torch.int64)
     images = _with_channels(values, name, expected) if dims == 2 else values
     if dims == 1 and values.ndim == 2:
         images = values[:, None]
     if dims == 2 and not dtype.is_floating_point:
-        low, high = (0, 0) if dtype == torch.bool or 0 in shape else (int(value) for value in images.aminmax())
-        if dtype == torch.bool or low < 0 or high > 255:
-            got = dtype if dtype == torch.bool else f"values from {low} to {high}"
+        narrow = dtype in (torch.bool, torch.int8)  # which cannot hold what comes out
+        low, high = (0, 0) if narrow or 0 in shape else (int(value) for value in images.aminmax())
+        if narrow or low < 0 or high > 255:
+            got = dtype if narrow else f"values from {low} to {high}"
             raise ValueError(f"{name}: expected integers in 0..255 or numbers in [0, 1], got {got}")
         images = images.float() / 255
     check_images(images, name, dims=dims)
@@ -86,32 +90,41 @@ def read_images(
 
     def give_back(restored: Tensor) -> Any:
         restored = restored.reshape(shape)
-        restored = (restored if dtype.is_floating_point else (restored * 255).round()).to(dtype)
-        return restored.numpy() if as_array else restored
+        restored = restored if dtype.is_floating_point else (restored * 255).round()
+        return restored.to(dtype) if array_type is None else restored.cpu().numpy().astype(array_type)
 
     return Given(images.float(), give_back)
 
 
-def _as_tensor(X: Any, name: str, channels: int | None, usable_only: bool) -> tuple[Tensor, bool]:
-    """Returns the values as given, and whether they are to come back as an array."""
+def _as_tensor(X: Any, name: str, channels: int | None, usable_only: bool) -> tuple[Tensor, np.dtype[Any] | None]:
+    """Returns the values as given, and of which type they are to come back as an array, or None."""
     if isinstance(X, PATHS) and is_image_file(X):
-        return load_image_file(X, channels=channels).images, True
+        return load_image_file(X, channels=channels).images, np.dtype(np.uint8)
     if isinstance(X, PATHS):
-        return load_images(X, channels=channels, usable_only=usable_only).images, True
+        return load_images(X, channels=channels, usable_only=usable_only).images, np.dtype(np.uint8)
     if isinstance(X, ImageSet):
-        return X.images, False
+        return X.images, None
     if isinstance(X, Tensor):
-        return X.detach().cpu(), False
+        if X.layout != torch.strided or X.is_complex() or X.is_quantized:
+            raise TypeError(f"{name}: expected a dense tensor of real numbers, got {X.layout}, {X.dtype}")
+        return X.detach().cpu(), None
     if isinstance(X, Dataset):
         try:
-            items = [X[index] for index in range(len(X))]  # type: ignore[arg-type]
-            return torch.stack([item[0] if isinstance(item, tuple | list) else item for item in items]), False
-        except (TypeError, RuntimeError, LookupError) as error:
+            if not (items := [X[index] for index in range(len(X))]):  # type: ignore[arg-type]
+                raise ValueError("an empty one")
+            return torch.stack([item[0] if isinstance(item, tuple | list) else item for item in items]), None
+        except (TypeError, RuntimeError, LookupError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{name}: expected a dataset of image tensors of one size, got {reason}") from None
+    if np.ma.is_masked(X):
+        raise ValueError(f"{name}: expected an array without gaps, got masked values")
     array = check_array(X, dtype="numeric", allow_nd=True, ensure_2d=count_axes(X, name) < 3, input_name=name)
-    array = array.astype(np.int64) if array.dtype.kind == "u" and array.dtype != np.uint8 else array  # torch knows few
-    return torch.tensor(np.ascontiguousarray(array)), True
+    given = array.dtype
+    if given.kind == "u" and given != np.uint8:  # torch can do little with the others
+        array = array.astype(np.int64)
+    elif given == np.longdouble:
+        array = array.astype(np.float64)
+    return torch.tensor(np.ascontiguousarray(array, array.dtype.newbyteorder("="))), given
 
 
 def _with_channels(values: Tensor, name: str, expected: tuple[int, ...] | None) -> Tensor:

@@ -247,7 +247,7 @@ def _restore_alike(work: _Work, pictures: dict[str, Picture]) -> dict[str, Assig
     if work.calibration is not None and router is None:
         shares = work.calibration.confidences(scores).gather(1, winners[:, None])[:, 0]
         sure = [round(share, 6) for share in shares.tolist()]
-    best = scores.topk(min(2, len(scores)), dim=0).values
+    best, alone = scores.topk(min(2, len(scores)), dim=0).values, int(run.experts.competing.sum()) == 1
     contents = [
         _content(work, name, pictures[name], image, reason) for name, image, reason in zip(names, restored, reasons)
     ]
@@ -255,7 +255,7 @@ def _restore_alike(work: _Work, pictures: dict[str, Picture]) -> dict[str, Assig
     for index, (name, content) in enumerate(zip(names, contents)):
         work.output.write_image(name, content)
         score, margin = best[0, index].item(), (best[0] - best[-1])[index].item()
-        rounded = None if router is not None or len(best) == 1 else round(margin, 6)
+        rounded = None if router is not None or alone else round(margin, 6)
         found[name] = Assignment(name, int(winners[index]), round(score, 6), rounded, reasons[index], sure[index])
     return found
 

@@ -23,6 +23,7 @@ from licm.competition import StepRecord
 from licm.confidence import calibrate, save_calibration
 from licm.config import Config, flat, to_yaml
 from licm.datasets import IN_MEMORY, Mixture, TrainingData, load_training_data
+from licm.downloads import MIRRORS
 from licm.health import HEALTHY_MARGIN, Diverged
 from licm.history import judge_record, step_record, train_judge, validation_record
 from licm.identity import analytic_identity, copy_with_noise, identity_errors, train_identity
@@ -183,16 +184,16 @@ def train(
             differs from the run's, the device or the data cannot be used, or training diverges.
         OSError: If the folder cannot be written; what was saved before is still there.
     """
-    folder = Path(out)
+    folder, config = Path(out), _with_absolute_paths(config)
     if data is not None and config.data.canonical is None and (data.validation is None or data.canonical.ndim != 4):
         config = _of_data_in_memory(config)
     if resume:
-        _check_resumable(files.read_config(folder), config, folder)
+        _check_resumable(_with_absolute_paths(files.read_config(folder)), config, folder)
     else:
         files.check_free(folder)
     if data is None:
         if not resume:
-            _check_place(folder, config)
+            _check_places(folder, config)
         data = load_training_data(**config.data.model_dump(), mechanisms=config.mechanisms, seed=config.seed)
     _check_data(data, config)
     started = resume and files.has_checkpoint(folder)
@@ -257,12 +258,25 @@ def _of_data_in_memory(config: Config) -> Config:
     )
 
 
-def _check_place(folder: Path, config: Config) -> None:
-    """Refuses a run folder among the images, which would hold its figures too when they are read again."""
+def _with_absolute_paths(config: Config) -> Config:
+    """So that the run is gone on with, and looked at, on its own images, from whatever folder that is done."""
+    places = {key: getattr(config.data, key) for key in ("source", "canonical", "transformed")}
+    no_paths = (None, IN_MEMORY, "embedded", *MIRRORS)
+    absolute = {key: each if each in no_paths else str(Path(each).absolute()) for key, each in places.items()}
+    return config.model_copy(update={"data": config.data.model_copy(update=absolute)})
+
+
+def _check_places(folder: Path, config: Config) -> None:
+    """Refuses heaps of which one holds the other, and a run folder among the images, which would hold its figures."""
     own = config.data.canonical, config.data.transformed
-    for place in [each for each in own if each is not None and Path(each).is_dir()]:
-        if Path(place).resolve() in (folder.resolve(), *folder.resolve().parents):
-            raise ValueError(f"{str(folder)!r} is within {place!r}: choose a run folder outside of the images")
+    places = [Path(each).resolve() for each in own if each is not None]
+    for inner, outer in (places, places[::-1]) if len(places) == 2 else ():
+        if outer in (inner, *inner.parents):
+            found = f"{str(inner)!r} is both" if inner == outer else f"{str(inner)!r} is within {str(outer)!r}"
+            raise ValueError(f"data: canonical and transformed images are to be apart, but {found}")
+    for place in places:
+        if place.is_dir() and place in (folder.resolve(), *folder.resolve().parents):
+            raise ValueError(f"{str(folder)!r} is within {str(place)!r}: choose a run folder outside of the images")
 
 
 def _check_resumable(former: Config, config: Config, folder: Path) -> None:

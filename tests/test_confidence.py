@@ -49,6 +49,30 @@ def test_confidence_is_the_softmax_of_logits_over_the_temperature():
         confidences(scores, 0)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"usual_error": []},
+        {"usual_error": [[1, 2]]},
+        {"usual_error": [[1, 2, 3]] * 10},
+        {"temperature": "x"},
+        {"temperature": None},
+        {"temperature": math.inf},
+        {"temperature": 0},
+        {"clean_score": math.nan},
+        {"middle": []},
+        {"line": ["a"] * 4},
+        {"line": 4},
+    ],
+)
+def test_a_damaged_calibration_is_none(damage, tmp_path):
+    run, whole = load_run(SHIPPED["mnist-10"]), json.loads((SHIPPED["mnist-10"] / CALIBRATION).read_text())
+    (tmp_path / CALIBRATION).write_text(json.dumps(whole))
+    assert read_calibration(tmp_path, run) is not None
+    (tmp_path / CALIBRATION).write_text(json.dumps({**whole, **damage}))
+    assert read_calibration(tmp_path, run) is None
+
+
 def test_of_outputs_that_are_all_beyond_hope_none_is_surer_than_another():
     assert confidences(torch.zeros(2, 3), 0.5).tolist() == [[0.5, 0.5]] * 3
 

@@ -225,11 +225,15 @@ def test_a_run_applies_its_forward_networks(small_run):
     assert torch.allclose(made, expected, atol=1e-6)
     assert not made.requires_grad
     assert torch.equal(made, run.apply(images, mechanism=np.int64(2))), "as predict gives it"
+    assert torch.equal(made, run.apply(images.double(), mechanism=2)), "float64 is what NumPy gives"
     for wrong in (3, -1, np.int64(3), 0.0, True, np.True_):
         with pytest.raises(ValueError, match=r"mechanism: expected the number of an expert, 0 to 2, got"):
             run.apply(images, mechanism=wrong)
     with pytest.raises(ValueError, match=r"images: expected 1 channel\(s\), got 3"):
         run.apply(images.expand(-1, 3, -1, -1), mechanism=0)
+    run.experts.retire([2])
+    with pytest.raises(ValueError, match="mechanism: expert 2 has retired, and stands for none; left are 0, 1"):
+        run.apply(images, mechanism=2)
     run.competition.forward = None
     with pytest.raises(ValueError, match=r"no forward networks.*competition\.cycle_weight above 0"):
         run.apply(images, mechanism=0)

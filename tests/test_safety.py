@@ -1,10 +1,12 @@
 """Against files, folders and models made to do harm, and against loss of power: refused in one line, nothing lost."""
 
+import csv
 import io
 import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,11 @@ from safetensors.torch import save_file
 from licm import MechanismInverter, assignments, reading, restoring
 from licm import checkpoint as files
 from licm.assignments import ASSIGNMENTS, RESTORING, SKIPPED, UNFINISHED
+from licm.confidence import CALIBRATION, read_calibration, save_calibration
 from licm.console import run_app
 from licm.restoring import restore_files
 from licm.saving import load_run
+from licm.sharing.exporting import export_model
 from licm.writing import whole_folder, write_text
 from tests.commands import licm, refused
 from tests.problems import bars
@@ -296,6 +300,52 @@ def test_samples_made_to_fill_the_memory(small_run, monkeypatch):
 
 
 # Run folders and folders to share
+
+
+def test_what_a_link_in_a_run_folder_leads_to_is_not_handed_on(small_run, tmp_path):
+    (tmp_path / "secret").write_text("TOP SECRET")
+    for name in (CALIBRATION, files.HISTORY):
+        (small_run / name).unlink()
+        (small_run / name).symlink_to(tmp_path / "secret")
+    export_model(small_run, tmp_path / "exported")
+    MechanismInverter.load(small_run).save(tmp_path / "saved")
+    for copied in ("exported", "saved"):
+        found = [path for path in (tmp_path / copied).rglob("*") if path.is_file()]
+        assert len(found) >= 4
+        assert not any(b"SECRET" in path.read_bytes() for path in found)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without pipes")
+@pytest.mark.parametrize("name", [CALIBRATION, files.HISTORY, files.CHECKPOINT])
+def test_a_pipe_in_a_run_folder_is_not_waited_for(small_run, name):
+    (small_run / name).unlink()
+    os.mkfifo(small_run / name)
+    if name == files.CHECKPOINT:
+        with pytest.raises(ValueError, match="has no checkpoint yet"):
+            MechanismInverter.load(small_run)
+    else:
+        assert MechanismInverter.load(small_run).calibration_ is None or name == files.HISTORY
+
+
+def test_images_that_change_while_they_are_restored(small_run, damaged, tmp_path, monkeypatch):
+    """What is left as it was is what was read and judged, whatever lies under its name by then."""
+    calibration = read_calibration(small_run, load_run(small_run))
+    save_calibration(replace(calibration, clean_score=-1e9, line=[1e9] * len(calibration.line)), small_run)
+    before = {path.relative_to(damaged): path.read_bytes() for path in damaged.rglob("*.png")}
+    (tmp_path / "secret").write_text("TOP SECRET")
+    alike = restoring._restore_alike
+
+    def changed(work, pictures):
+        (damaged / "a.png").unlink(missing_ok=True)
+        (damaged / "b" / "c.png").unlink(missing_ok=True)
+        (damaged / "b" / "c.png").symlink_to(tmp_path / "secret")
+        return alike(work, pictures)
+
+    monkeypatch.setattr(restoring, "_restore_alike", changed)
+    restore_files(small_run, damaged, tmp_path / "out")
+    with (tmp_path / "out" / ASSIGNMENTS).open() as table:
+        assert [row["abstained"] for row in csv.DictReader(table)] == ["clean"] * 3
+    assert {path: (tmp_path / "out" / path).read_bytes() for path in before} == before
 
 
 def test_a_lock_that_is_a_link(damaged, tmp_path):

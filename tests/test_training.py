@@ -393,3 +393,11 @@ def test_data_of_ones_own_is_not_taken_for_the_source_of_the_configuration(tmp_p
     assert again.finished
     with pytest.raises(ValueError, match="trained on images in memory, which its folder does not keep"):
         train(run.config, tmp_path / "run", resume=True)
+
+
+def test_images_of_other_channels_are_refused_before_they_are_trained_on(tmp_path):
+    """No run of them could be read again."""
+    odd = TrainingData(torch.rand(20, 2, 12, 12), torch.rand(20, 2, 12, 12))
+    with pytest.raises(ValueError, match=r"^canonical: expected 1 channel, grey, or 3, colour, got 2$"):
+        train(small_config(), tmp_path / "run", data=odd)
+    assert not (tmp_path / "run").exists()

@@ -109,7 +109,7 @@ def create_run(folder: Path, config: Config, *, device: str = "cpu") -> None:
     run = {"format": FORMAT, **provenance(), "device": device}
     try:
         write_text(folder / CONFIG, to_yaml(config))
-        write_text(folder / RUN, json.dumps(run, indent=2) + "\n")
+        write_text(folder / RUN, _run_text(run))
     except BaseException:
         (folder / CONFIG).unlink(missing_ok=True)
         raise
@@ -160,7 +160,7 @@ def read_config(folder: Path) -> Config:
 
 def has_checkpoint(folder: Path) -> bool:
     """Whether a run has a checkpoint, the newest or the one before."""
-    return any((folder / name).exists() for name in (CHECKPOINT, PREVIOUS))
+    return any((folder / name).is_file() for name in (CHECKPOINT, PREVIOUS))
 
 
 def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -210,7 +210,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ValueError: If there is none, or none can be read.
     """
-    found = [folder / name for name in (CHECKPOINT, PREVIOUS) if (folder / name).exists()]
+    found = [folder / name for name in (CHECKPOINT, PREVIOUS) if (folder / name).is_file()]
     if not found:
         raise ValueError(f"{str(folder)!r} has no checkpoint yet")
     problem = ""
@@ -244,8 +244,24 @@ def check_plausible(tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, 
     experts = {name.split(".")[2] for name in tensors if name.startswith("bank.experts.")}
     if not fits or len(experts) != num_experts:
         raise ValueError(f"it holds {len(experts)} experts for images of {channels} x {size} x {size}")
+    step, retired = state["step"], state.get("retired", [])
+    if type(step) is not int or step < 0 or not set(retired) < set(range(num_experts)):
+        raise ValueError(f"it is of step {step!r}, with experts {retired!r} of {num_experts} retired")
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise ValueError("it holds numbers that are not finite")
+
+
+def texts_of(folder: Path) -> dict[str, str]:
+    """Returns the run's files that are text, by name, made anew from what is understood of them.
+
+    So a copy of the folder holds nothing else, wherever a link in it may lead; errors are those of the readers.
+    """
+    history = "".join(json.dumps(record) + "\n" for record in read_history(folder))
+    return {CONFIG: to_yaml(read_config(folder)), RUN: _run_text(read_run(folder)), HISTORY: history}
+
+
+def _run_text(run: dict[str, Any]) -> str:
+    return json.dumps(run, indent=2) + "\n"
 
 
 def _crc32(tensors: Mapping[str, Tensor], state: str) -> str:
@@ -272,7 +288,7 @@ def read_history(folder: Path, *, until: int | None = None) -> list[dict[str, An
         ValueError: If another line is not a record.
     """
     path = folder / HISTORY
-    lines = path.read_bytes().splitlines() if path.exists() else []
+    lines = path.read_bytes().splitlines() if path.is_file() else []
     records = []
     for number, line in enumerate(lines, start=1):
         try:

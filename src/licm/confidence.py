@@ -14,7 +14,9 @@ What is fitted is a `Calibration`, which training leaves in the run folder.
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -236,11 +238,15 @@ def save_calibration(calibration: Calibration, folder: Path) -> None:
 
 
 def read_calibration(folder: Path, run: Run) -> Calibration | None:
-    """Reads what was fitted to a run as it is; None if there is nothing, or it is of another step or other signs."""
-    found = read_object(folder / CALIBRATION) if (folder / CALIBRATION).exists() else None
+    """Reads what was fitted to a run as it is; None if that is nothing, damaged, or of another step or other signs."""
+    found = read_object(folder / CALIBRATION)
     try:
         calibration = Calibration(**(found or {}))
-        of_now = len(calibration.line) == (2 if calibration.usual_error is None else 4)
+        usual, signs = calibration.usual_error, [calibration.middle, calibration.line]
+        numbers = [calibration.temperature, calibration.clean_score, *chain(*signs), *chain(*(usual or []))]
+        of_now = [len(each) for each in signs] == [2 if usual is None else 4] * 2
+        of_now &= usual is None or [len(each) for each in usual] == [2] * len(run.experts)
+        of_now &= all(math.isfinite(number) for number in numbers) and calibration.temperature > 0
     except TypeError:
         return None
     return calibration if of_now and calibration.step == run.step else None

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from licm import checkpoint as files
 from licm.checks import KINDS, unknown_name
 from licm.competition import compete
-from licm.confidence import CALIBRATION, Calibration, gather_evidence, needed, read_calibration
+from licm.confidence import Calibration, gather_evidence, needed, read_calibration, save_calibration
 from licm.config import Config, flat, make_config
 from licm.datasets import IN_MEMORY, TrainingData, load_training_data
 from licm.forms import PATHS, Given, count_axes, read_images
@@ -231,6 +231,8 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             for name, text in self._records.items():
                 write_text(fresh / name, text)
             save_run(self.run_, fresh)
+            if self.calibration_ is not None:
+                save_calibration(self.calibration_, fresh)
             with writing(folder):
                 (folder / files.LOCK).unlink(missing_ok=True)  # left by a process that was killed
 
@@ -350,9 +352,7 @@ class MechanismInverter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _take(self, run: Run, folder: Path) -> None:
         run.experts.eval()
         self.run_, self.calibration_ = run, read_calibration(folder, run)
-        kept = (files.CONFIG, files.HISTORY, files.RUN, CALIBRATION)
-        names = [name for name in kept if (folder / name).exists()]
-        self._records = {name: (folder / name).read_text(encoding="utf-8") for name in names}
+        self._records = files.texts_of(folder)
 
     def _takes_whole(self, X: Any) -> bool:
         """Whether images are read from a path, in their own sizes, for experts that were trained on crops."""

@@ -39,7 +39,8 @@ def convolution(
 
 
 def placed(images: Tensor, device: torch.device) -> Tensor:
-    """Returns images, signals or vectors on a device, in the memory layout in which the networks are fastest."""
+    """Returns images, signals or vectors on a device, as float32, in the memory layout that is fastest there."""
+    images = images.float() if images.is_floating_point() else images
     return images.to(device, memory_format=torch.channels_last if images.ndim == 4 else torch.preserve_format)
 
 

@@ -40,11 +40,13 @@ class Picture:
         pixels: uint8 or uint16 [1, h, w], or uint8 [3, h, w].
         format: What the file is, one of `FORMATS`, whatever its name says.
         compression: How a TIFF is to be packed, without loss, as Pillow calls it; None of the other formats.
+        content: What is in the file, where that was asked for.
     """
 
     pixels: np.ndarray
     format: str
     compression: str | None = None
+    content: bytes = b""
 
     @property
     def white(self) -> int:
@@ -52,7 +54,7 @@ class Picture:
         return int(np.iinfo(self.pixels.dtype).max)
 
 
-def read_picture(path: str | Path) -> Picture:
+def read_picture(path: str | Path, *, keep_content: bool = False) -> Picture:
     """Reads one still image, upright, transparent parts laid on black.
 
     Raises:
@@ -61,7 +63,9 @@ def read_picture(path: str | Path) -> Picture:
     try:
         check_regular(Path(path))
         with open(path, "rb") as file:
-            return decode(file, path)
+            picture = decode(file, path)
+            file.seek(0)
+            return replace(picture, content=file.read()) if keep_content else picture
     except OSError as error:
         refuse(path, error)
 

@@ -25,8 +25,9 @@ class _Stream(Protocol):
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
-    """Returns the JSON object in a file, None if the file cannot be read or holds something else."""
+    """Returns the JSON object in a file, None if there is no file, it cannot be read or holds something else."""
     try:
+        check_regular(path)
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None

@@ -189,7 +189,7 @@ def _restore(work: _Work, names: Iterable[str]) -> Iterator[int]:
 
     for name in names:
         try:
-            pictures[name] = read_for(work.run, work.base / name)
+            pictures[name] = read_for(work.run, work.base / name, keep_content=bool(work.kept))
             pixels += padded_size(work.run, pictures[name])
         except (ValueError, MemoryError) as error:
             reason = str(error).removeprefix(f"{work.base / name}: ")
@@ -248,9 +248,8 @@ def _restore_alike(work: _Work, pictures: dict[str, Picture]) -> dict[str, Assig
         shares = work.calibration.confidences(scores).gather(1, winners[:, None])[:, 0]
         sure = [round(share, 6) for share in shares.tolist()]
     best, alone = scores.topk(min(2, len(scores)), dim=0).values, int(run.experts.competing.sum()) == 1
-    contents = [
-        _content(work, name, pictures[name], image, reason) for name, image, reason in zip(names, restored, reasons)
-    ]
+    shown = zip(pictures.values(), restored, reasons)
+    contents = [_content(work, picture, image, reason) for picture, image, reason in shown]
     found = {}
     for index, (name, content) in enumerate(zip(names, contents)):
         work.output.write_image(name, content)
@@ -260,10 +259,10 @@ def _restore_alike(work: _Work, pictures: dict[str, Picture]) -> dict[str, Assig
     return found
 
 
-def _content(work: _Work, name: str, picture: Picture, restored: Tensor, reason: str) -> bytes:
+def _content(work: _Work, picture: Picture, restored: Tensor, reason: str) -> bytes:
     """Returns what is to be written of an image: as it is where the run abstains from it, else restored."""
     if reason in work.kept:
-        return (work.base / name).read_bytes()
+        return picture.content
     return encode(replace(picture, pixels=as_pixels(restored, picture)))
 
 

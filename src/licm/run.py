@@ -104,8 +104,8 @@ class Run:
 
         Raises:
             TypeError: If the images are not a floating-point tensor.
-            ValueError: If the run has no forward networks, there is no such expert, or the images are not a batch in
-                [0, 1] with the channels of the run's.
+            ValueError: If the run has no forward networks, there is no such expert or it has retired, or the images are
+                not a batch in [0, 1] with the channels of the run's.
         """
         forward = self.competition.forward
         if forward is None:
@@ -115,6 +115,9 @@ class Run:
             )
         if isinstance(mechanism, bool) or not isinstance(mechanism, Integral) or not 0 <= mechanism < len(forward):
             raise ValueError(f"mechanism: expected the number of an expert, 0 to {len(forward) - 1}, got {mechanism!r}")
+        if not self.experts.competing[mechanism]:
+            left = ", ".join(map(str, self.experts.competing.nonzero().flatten().tolist()))
+            raise ValueError(f"mechanism: expert {mechanism} has retired, and stands for none; left are {left}")
         check_images(images, "images", channels=self.discriminator.channels, dims=self.discriminator.dims)
         network = forward[mechanism].eval()
         return torch.cat([network(part) for part in placed(images, self.device).split(256)]).contiguous()

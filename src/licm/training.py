@@ -299,6 +299,8 @@ def _check_data(data: TrainingData, config: Config) -> None:
     for name, images in (("canonical", data.canonical), ("transformed", data.transformed)):
         check_images(images, name, dims=None)
         kind = KINDS[images.ndim - 2]
+        if images.ndim == 4 and images.shape[1] not in (1, 3):
+            raise ValueError(f"{name}: expected 1 channel, grey, or 3, colour, got {images.shape[1]}")
         if images.ndim == 4 and images.shape[-1] != images.shape[-2]:
             height, width = images.shape[-2:]
             raise ValueError(f"{name}: expected square images, got {width}x{height} px; {BY_CROPS}")

@@ -79,13 +79,13 @@ def _read_all(run: Run, path: str | Path) -> list[Picture]:
     return [_in_channels(run, Picture(image, "PNG"), path) for image in load_images(path).images.numpy()]
 
 
-def read_for(run: Run, path: Path) -> Picture:
-    """Reads an image if the run can restore it, in the run's channels.
+def read_for(run: Run, path: Path, *, keep_content: bool = False) -> Picture:
+    """Reads an image if the run can restore it, in the run's channels, and what is in the file where that is asked for.
 
     Raises:
         ValueError: If it cannot be read, is in colour where the run is not, or is too large once it is padded.
     """
-    return _in_channels(run, read_picture(path), path)
+    return _in_channels(run, read_picture(path, keep_content=keep_content), path)
 
 
 def padded_size(run: Run, picture: Picture) -> int:

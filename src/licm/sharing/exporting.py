@@ -12,7 +12,7 @@ import torch
 
 from licm import checkpoint as files
 from licm.catalogue import SOURCES
-from licm.confidence import CALIBRATION
+from licm.confidence import CALIBRATION, read_calibration, save_calibration
 from licm.config import Config, to_yaml
 from licm.mechanisms import parse_mechanisms
 from licm.reading import read_object
@@ -110,9 +110,9 @@ def export_model(
     }
     with whole_folder(out) as fresh:
         write_text(fresh / files.CONFIG, to_yaml(config))
-        for kept in (files.RUN, CALIBRATION):
-            if (folder / kept).exists():
-                write_text(fresh / kept, (folder / kept).read_text(encoding="utf-8"))
+        write_text(fresh / files.RUN, files.texts_of(folder)[files.RUN])
+        if (calibration := read_calibration(folder, run)) is not None:
+            save_calibration(calibration, fresh)
         for record in files.read_history(folder, until=run.step):
             if record["kind"] != "step" or record["step"] % HISTORY_EVERY == 0 or record["step"] == run.step:
                 files.append_history(fresh, record)

@@ -177,7 +177,7 @@ def test_a_card_tells_no_paths(small_run, bars_file, tmp_path):
     assert str(bars_file) in (small_run / "config.yaml").read_text()
     for path in (tmp_path / "shared").iterdir():
         assert str(bars_file.parent).encode() not in path.read_bytes(), path.name
-    assert read_card(tmp_path / "shared")["data"]["source"] == bars_file.name
+    assert read_card(tmp_path / "shared")["data"]["source"] == f"…/{bars_file.name}"
 
 
 def test_a_path_that_ends_like_a_known_source_does_not_become_it(small_run, bars_file, tmp_path):
@@ -186,7 +186,7 @@ def test_a_path_that_ends_like_a_known_source_does_not_become_it(small_run, bars
     assert str(bars_file) in text
     (small_run / "config.yaml").write_text(text.replace(str(bars_file), "/mine/mnist"))
     card = export_model(small_run, tmp_path / "shared")
-    assert card["data"]["source"] == "./mnist"
+    assert card["data"]["source"] == "…/mnist"
 
 
 def test_a_figure_of_nought_is_on_the_card(evaluated, tmp_path):

@@ -14,6 +14,7 @@ from licm import checkpoint as files
 from licm.catalogue import SOURCES
 from licm.confidence import CALIBRATION, read_calibration, save_calibration
 from licm.config import Config, to_yaml
+from licm.datasets import IN_MEMORY
 from licm.mechanisms import parse_mechanisms
 from licm.reading import read_object
 from licm.records import EVALUATION
@@ -136,16 +137,12 @@ def _read_evaluation(folder: Path, run: Run) -> dict[str, Any] | None:
 def _without_places(config: Config) -> Config:
     """The configuration with the last name alone of each path to images, which is nobody else's business.
 
-    A path that ends like a known source, `/mine/mnist`, must not become that source.
+    What is left, `…/mnist`, is neither a known source nor a folder that somebody else might have.
     """
     places = {key: getattr(config.data, key) for key in ("source", "canonical", "transformed")}
-    names = {key: place if place is None or place in SOURCES else _last_name(place) for key, place in places.items()}
+    no_paths = (None, IN_MEMORY, *SOURCES)
+    names = {key: place if place in no_paths else f"…/{Path(place).name}" for key, place in places.items()}
     return config.model_copy(update={"data": config.data.model_copy(update=names)})
-
-
-def _last_name(place: str) -> str:
-    name = Path(place).name
-    return f"./{name}" if name in SOURCES else name
 
 
 def _describe_model(run: Run, precision: str) -> dict[str, Any]:

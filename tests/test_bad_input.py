@@ -227,9 +227,9 @@ def full(*_: object, **__: object) -> None:
 
 
 def test_no_space_for_the_run_leaves_nothing(tmp_path, monkeypatch):
-    good = stripes(tmp_path / "good")
+    good, others = stripes(tmp_path / "good"), stripes(tmp_path / "others")
     monkeypatch.setattr(os, "replace", full)
-    line = refused("train", "--out", tmp_path / "run", "--canonical", good, "--transformed", good, *SMALL)
+    line = refused("train", "--out", tmp_path / "run", "--canonical", good, "--transformed", others, *SMALL)
     assert "run/config.yaml' cannot be written: no space left on device" in line
     assert not (tmp_path / "run").exists()
 
@@ -342,7 +342,8 @@ def test_a_place_that_cannot_be_is_named_without_numbers(tmp_path, bars_file):
     line = refused("train", "--out", tmp_path / "file" / "run", "--set", f"data.source={bars_file}", *SMALL)
     assert "file/run' cannot be written: not a directory" in line
     line = refused("train", "--out", tmp_path / "run", "--set", f"data.source={'x' * 5000}")
-    assert line.startswith("licm: error: 'xxx")
+    assert line.startswith("licm: error: '/")
+    assert "/xxx" in line
     assert line.endswith("': file name too long\n")
 
 

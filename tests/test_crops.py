@@ -216,6 +216,7 @@ def test_what_is_refused(tmp_path):
     with pytest.raises(ValueError, match=message):
         load_training_data(**given, **paths, crop_size=8)
     assert load_training_data(**given, **paths, crop_size=8, channels=1).transformed.shape[1] == 1
-    line = refused("train", "--out", tmp_path / "run", "--canonical", colour, "--transformed", colour)
+    other = heap_of(tmp_path / "other")
+    line = refused("train", "--out", tmp_path / "run", "--canonical", colour, "--transformed", other)
     assert "and 17x30 in" in line
     assert line.endswith("two folders of any sizes are trained on by crops (data.crop_size)\n")

@@ -100,6 +100,7 @@ def test_image_set_selects_in_the_order_asked() -> None:
     assert chosen.labels.tolist() == [7, 5]
     assert (len(images), len(chosen), chosen.label_names) == (4, 2, ("a",))
     assert images.select(torch.tensor([True, False, False, True])).images.flatten().tolist() == [0, 3]
+    assert len(images.select([])) == 0
 
 
 @pytest.mark.parametrize(

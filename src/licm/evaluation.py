@@ -185,11 +185,13 @@ def confidence_figures(
 
 
 def _forward_psnr(run: Run, mixture: Mixture, matrix: Tensor) -> list[float | None] | None:
-    """For each expert the PSNR of its forward network's images against those of the mechanism matched to it."""
+    """For each expert that competes the PSNR of its forward network's images against those of its mechanism."""
     if run.competition.forward is None:
         return None
     found: list[float | None] = [None] * run.config.num_experts
     for mechanism, expert in zip(*metrics.match_experts(matrix)):
+        if not run.experts.competing[expert]:
+            continue
         of_mechanism = mixture.select(mixture.mechanism == mechanism)
         made = run.apply(of_mechanism.originals, mechanism=expert).cpu()
         found[expert] = metrics.psnr(made, of_mechanism.images).mean().item()

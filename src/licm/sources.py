@@ -51,7 +51,8 @@ class ImageSet:
 
     def select(self, indices: Tensor | Sequence[int]) -> "ImageSet":
         """Returns the images, and labels, at `indices` [k], in that order."""
-        index = torch.as_tensor(indices, dtype=torch.int64)
+        index = torch.as_tensor(indices)
+        index = index if index.dtype == torch.bool else index.long()
         labels = None if self.labels is None else self.labels[index]
         return ImageSet(self.images[index], labels, self.label_names)
 

@@ -109,7 +109,7 @@ def create_run(folder: Path, config: Config, *, device: str = "cpu") -> None:
     run = {"format": FORMAT, **provenance(), "device": device}
     try:
         write_text(folder / CONFIG, to_yaml(config))
-        write_text(folder / RUN, _run_text(run))
+        write_text(folder / RUN, run_text(run))
     except BaseException:
         (folder / CONFIG).unlink(missing_ok=True)
         raise
@@ -257,10 +257,11 @@ def texts_of(folder: Path) -> dict[str, str]:
     So a copy of the folder holds nothing else, wherever a link in it may lead; errors are those of the readers.
     """
     history = "".join(json.dumps(record) + "\n" for record in read_history(folder))
-    return {CONFIG: to_yaml(read_config(folder)), RUN: _run_text(read_run(folder)), HISTORY: history}
+    return {CONFIG: to_yaml(read_config(folder)), RUN: run_text(read_run(folder)), HISTORY: history}
 
 
-def _run_text(run: dict[str, Any]) -> str:
+def run_text(run: Mapping[str, Any]) -> str:
+    """Returns what `read_run` reads, as the file has it."""
     return json.dumps(run, indent=2) + "\n"
 
 

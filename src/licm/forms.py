@@ -119,12 +119,8 @@ def _as_tensor(X: Any, name: str, channels: int | None, usable_only: bool) -> tu
     if np.ma.is_masked(X):
         raise ValueError(f"{name}: expected an array without gaps, got masked values")
     array = check_array(X, dtype="numeric", allow_nd=True, ensure_2d=count_axes(X, name) < 3, input_name=name)
-    given = array.dtype
-    if given.kind == "u" and given != np.uint8:  # torch can do little with the others
-        array = array.astype(np.int64)
-    elif given == np.longdouble:
-        array = array.astype(np.float64)
-    return torch.tensor(np.ascontiguousarray(array, array.dtype.newbyteorder("="))), given
+    known = np.dtype(np.float64) if array.dtype == np.longdouble else array.dtype.newbyteorder("=")
+    return torch.tensor(np.ascontiguousarray(array, known)), array.dtype
 
 
 def _with_channels(values: Tensor, name: str, expected: tuple[int, ...] | None) -> Tensor:

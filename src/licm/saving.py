@@ -1,5 +1,6 @@
 """A run's way to its folder and back: what of it is tensors, what plain values."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from torch import Tensor
 from licm import checkpoint as files
 from licm.checks import KINDS
 from licm.config import Config
+from licm.datasets import IN_MEMORY
+from licm.downloads import MIRRORS
 from licm.health import Diverged, Health
 from licm.run import Run, build_run, check_device, make_revival
 
@@ -100,6 +103,14 @@ def load_image_run(folder: str | Path, *, device: str = "cpu") -> Run:
         kind = KINDS[run.discriminator.dims]
         raise ValueError(f"{str(folder)!r} is a run of {kind}: this is for images, use restore_images on {kind}")
     return run
+
+
+def with_paths(config: Config, change: Callable[[Path], str]) -> Config:
+    """Returns the configuration with each path to images changed, and names of known sources as they are."""
+    places = {key: getattr(config.data, key) for key in ("source", "canonical", "transformed")}
+    no_paths = (None, IN_MEMORY, "embedded", *MIRRORS)
+    changed = {key: each if each in no_paths else change(Path(each)) for key, each in places.items()}
+    return config.model_copy(update={"data": config.data.model_copy(update=changed)})
 
 
 def _restore(config: Config, tensors: dict[str, Tensor], state: dict[str, Any], device: str) -> Run:

@@ -23,14 +23,13 @@ from licm.competition import StepRecord
 from licm.confidence import calibrate, save_calibration
 from licm.config import Config, flat, to_yaml
 from licm.datasets import IN_MEMORY, Mixture, TrainingData, load_training_data
-from licm.downloads import MIRRORS
 from licm.health import HEALTHY_MARGIN, Diverged
 from licm.history import judge_record, step_record, train_judge, validation_record
 from licm.identity import analytic_identity, copy_with_noise, identity_errors, train_identity
 from licm.models import placed
 from licm.retirement import retire
 from licm.run import Run, build_run
-from licm.saving import load_run, save_run
+from licm.saving import load_run, save_run, with_paths
 from licm.seeding import generator
 
 Callback = Callable[[dict[str, Any]], None]
@@ -260,10 +259,7 @@ def _of_data_in_memory(config: Config) -> Config:
 
 def _with_absolute_paths(config: Config) -> Config:
     """So that the run is gone on with, and looked at, on its own images, from whatever folder that is done."""
-    places = {key: getattr(config.data, key) for key in ("source", "canonical", "transformed")}
-    no_paths = (None, IN_MEMORY, "embedded", *MIRRORS)
-    absolute = {key: each if each in no_paths else str(Path(each).absolute()) for key, each in places.items()}
-    return config.model_copy(update={"data": config.data.model_copy(update=absolute)})
+    return with_paths(config, lambda path: str(path.absolute()))
 
 
 def _check_places(folder: Path, config: Config) -> None:

@@ -11,15 +11,13 @@ from typing import Any
 import torch
 
 from licm import checkpoint as files
-from licm.catalogue import SOURCES
 from licm.confidence import CALIBRATION, read_calibration, save_calibration
 from licm.config import Config, to_yaml
-from licm.datasets import IN_MEMORY
 from licm.mechanisms import parse_mechanisms
 from licm.reading import read_object
 from licm.records import EVALUATION
 from licm.run import Run
-from licm.saving import load_image_run, save_weights
+from licm.saving import load_image_run, save_weights, with_paths
 from licm.sharing.cards import CARD, README, read_card, readme_text
 from licm.shipped import find_run
 from licm.writing import whole_folder, write_text
@@ -111,7 +109,7 @@ def export_model(
     }
     with whole_folder(out) as fresh:
         write_text(fresh / files.CONFIG, to_yaml(config))
-        write_text(fresh / files.RUN, files.texts_of(folder)[files.RUN])
+        write_text(fresh / files.RUN, files.run_text(files.read_run(folder)))
         if (calibration := read_calibration(folder, run)) is not None:
             save_calibration(calibration, fresh)
         for record in files.read_history(folder, until=run.step):
@@ -139,10 +137,7 @@ def _without_places(config: Config) -> Config:
 
     What is left, `…/mnist`, is neither a known source nor a folder that somebody else might have.
     """
-    places = {key: getattr(config.data, key) for key in ("source", "canonical", "transformed")}
-    no_paths = (None, IN_MEMORY, *SOURCES)
-    names = {key: place if place in no_paths else f"…/{Path(place).name}" for key, place in places.items()}
-    return config.model_copy(update={"data": config.data.model_copy(update=names)})
+    return with_paths(config, lambda path: f"…/{path.name}")
 
 
 def _describe_model(run: Run, precision: str) -> dict[str, Any]:
